@@ -1,0 +1,43 @@
+"""Fine-tuning a transformer is one scikit-learn estimator."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what the names below resolve to, for editors and type checkers
+    from sktransformers import datasets as datasets
+    from sktransformers import plotting as plotting
+    from sktransformers.sequence import (
+        TransformerSequenceClassifier as TransformerSequenceClassifier,
+    )
+    from sktransformers.specs import AdamW as AdamW
+    from sktransformers.specs import Backbone as Backbone
+    from sktransformers.specs import Linear as Linear
+    from sktransformers.training.callbacks import BatchHistory as BatchHistory
+
+__version__ = "0.1.0.dev0"
+
+# Public name -> module that holds it. Importing the package alone must not import torch.
+_NAMES = {
+    "AdamW": "sktransformers.specs",
+    "Backbone": "sktransformers.specs",
+    "BatchHistory": "sktransformers.training.callbacks",
+    "Linear": "sktransformers.specs",
+    "TransformerSequenceClassifier": "sktransformers.sequence",
+}
+_MODULES = ("datasets", "plotting")
+
+__all__ = ["__version__", *sorted(_NAMES), *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"sktransformers.{name}")
+    raise AttributeError(f"module 'sktransformers' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,1 @@
+"""Logits for new texts."""

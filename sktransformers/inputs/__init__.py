@@ -1,0 +1,1 @@
+"""What the user hands over, on its way to padded token ids."""

@@ -1,0 +1,71 @@
+"""Which rows go together, and the rectangles they are padded to."""
+
+import numpy as np
+import torch
+
+from sktransformers.inputs.encoding import Ragged
+
+# Rows are sorted by length inside pieces of the shuffled data: of at most so many batches,
+# and of at most a quarter of the data, so that batches differ from epoch to epoch.
+_PIECE = 50
+_PIECES = 4
+
+
+def bucketed_batches(
+    lengths: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Shuffled batches of rows of similar length, every row once.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n_rows,)
+        Tokens a row.
+    batch_size : int
+        Rows a batch; one batch may have fewer.
+    rng : numpy.random.Generator
+        Source of the order.
+
+    Returns
+    -------
+    batches : list of ndarray
+        Row positions.
+    """
+    order = rng.permutation(len(lengths))
+    piece = batch_size * int(np.clip(len(lengths) // (batch_size * _PIECES), 1, _PIECE))
+    for begin in range(0, len(order), piece):
+        part = order[begin : begin + piece]
+        order[begin : begin + piece] = part[np.argsort(lengths[part], kind="stable")]
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def token_budget(lengths: np.ndarray, rows: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """Cut rows into rectangles of at most max_tokens slots, padding included.
+
+    Rows of similar length go together, longest first. A row that is longer than the budget
+    makes a rectangle of its own.
+    """
+    rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    pieces = []
+    begin = 0
+    while begin < len(rows):
+        longest = max(1, int(lengths[rows[begin]]))
+        end = begin + max(1, max_tokens // longest)
+        pieces.append(rows[begin:end])
+        begin = end
+    return pieces
+
+
+def pad(
+    ids: Ragged, rows: np.ndarray, pad_id: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Right-padded ids and their attention mask, both of shape (n_rows, longest)."""
+    lengths = ids.lengths[rows]
+    mask = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    for i, row in enumerate(rows):
+        input_ids[i, : lengths[i]] = ids.row(row)
+    return {
+        "input_ids": torch.from_numpy(input_ids).to(device),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device),
+    }

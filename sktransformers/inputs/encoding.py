@@ -1,0 +1,211 @@
+"""Texts -> ragged token ids.
+
+Tokenizers are called without truncation and padding and the ids are cut here: settings
+live inside a fast tokenizer, so two threads that want different ones would disturb each
+other without a word.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# A tokenizer returns Python objects; so many texts at a time bound their number.
+CHUNK = 1024
+MULTILINGUAL = (
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+    "FacebookAI/xlm-roberta-base",
+)
+PORTUGUESE = "neuralmind/bert-base-portuguese-cased"
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths in one flat array: row i is flat[start[i]:start[i + 1]]."""
+
+    flat: np.ndarray
+    start: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
+        """Pack lists of ids."""
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        flat = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
+        return cls(flat, _starts(lengths))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """Rows of several parts, one part after the other."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(np.concatenate([part.flat for part in parts]), _starts(lengths))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of ids in each row."""
+        return np.diff(self.start)
+
+    def row(self, i: int) -> np.ndarray:
+        """Ids of one row, as a view."""
+        return self.flat[self.start[i] : self.start[i + 1]]
+
+    def take(self, rows: np.ndarray) -> "Ragged":
+        """Some of the rows, in the order asked for."""
+        return Ragged(
+            np.concatenate([self.row(i) for i in rows]), _starts(self.lengths[rows])
+        )
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+class Counts(NamedTuple):
+    """What the user may have to be warned about, counted while encoding."""
+
+    texts: int
+    truncated: int
+    tokens: int
+    unknown: int
+
+    @classmethod
+    def total(cls, counts: Iterable["Counts"]) -> "Counts":
+        """Sum of several counts."""
+        return cls(*(sum(column) for column in zip(*counts, strict=True)))
+
+    def warn(self, max_length: int) -> None:
+        """Warn about cut texts and about a vocabulary that does not fit the language."""
+        if self.truncated:
+            warnings.warn(
+                f"{self.truncated} of {self.texts} texts are longer than "
+                f"max_length={max_length} tokens and were cut there.",
+                UserWarning,
+                stacklevel=4,
+            )
+        if self.unknown > 0.05 * self.tokens:
+            warnings.warn(
+                f"{self.unknown / self.tokens:.0%} of the tokens are unknown to the "
+                f"tokenizer: its vocabulary does not fit these texts. For other languages "
+                f"than English choose a multilingual backbone ({', '.join(MULTILINGUAL)}), "
+                f"for Portuguese for example {PORTUGUESE}.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+class Encoded(NamedTuple):
+    """Token ids and what was counted on the way."""
+
+    ids: Ragged
+    counts: Counts
+
+
+def private_tokenizer(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that neither truncates nor pads by itself."""
+    tokenizer = copy.deepcopy(tokenizer)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+class TextEncoder:
+    """Cut token ids of single texts, special tokens included.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+        As `private_tokenizer` returns it. It is only read.
+    max_length : int
+        Most tokens a text may have, special tokens included.
+
+    Raises
+    ------
+    ValueError
+        If max_length leaves no room for a token of the text.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int):
+        self.tokenizer = tokenizer
+        self.prefix, self.suffix = special_tokens(tokenizer)
+        self.room = max_length - len(self.prefix) - len(self.suffix)
+        if self.room < 1:
+            raise ValueError(
+                f"max_length={max_length} leaves no room for text: the tokenizer adds "
+                f"{len(self.prefix) + len(self.suffix)} special tokens to each one."
+            )
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Token ids of many texts, tokenized a chunk at a time."""
+        chunks = (texts[i : i + CHUNK] for i in range(0, len(texts), CHUNK))
+        parts = [self._encode_chunk(list(chunk)) for chunk in chunks]
+        return Encoded(
+            Ragged.concatenate([part.ids for part in parts]),
+            Counts.total(part.counts for part in parts),
+        )
+
+    def _encode_chunk(self, texts: list[str]) -> Encoded:
+        bodies = _tokenize(self.tokenizer, texts)
+        unknown = self.tokenizer.unk_token_id
+        counts = Counts(
+            texts=len(texts),
+            truncated=sum(len(body) > self.room for body in bodies),
+            tokens=sum(map(len, bodies)),
+            unknown=0 if unknown is None else sum(body.count(unknown) for body in bodies),
+        )
+        rows = [self.prefix + body[: self.room] + self.suffix for body in bodies]
+        return Encoded(Ragged.of(rows), counts)
+
+
+def _tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    try:
+        return _tokenize_valid(tokenizer, texts)
+    except (UnicodeEncodeError, TypeError):
+        # Half a surrogate pair is a str in Python but no text: U+FFFD stands in for it.
+        return _tokenize_valid(
+            tokenizer,
+            [t.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for t in texts],
+        )
+
+
+def _tokenize_valid(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if tokenizer.is_fast:
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(
+            texts, add_special_tokens=False
+        )
+        return [encoding.ids for encoding in encodings]
+    return tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+    )["input_ids"]
+
+
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before and after a text.
+
+    Raises
+    ------
+    ValueError
+        If the text does not stand in one piece between them.
+    """
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        bare = backend.encode("a", add_special_tokens=False).ids
+        full = backend.encode("a", add_special_tokens=True).ids
+    else:
+        bare, full = (
+            tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"]
+            for special in (False, True)
+        )
+    for i in range(len(full) - len(bare) + 1):
+        if full[i : i + len(bare)] == bare:
+            return list(full[:i]), list(full[i + len(bare) :])
+    raise ValueError(
+        f"The tokenizer {type(tokenizer).__name__} does not keep a text in one piece "
+        f"between its special tokens ({bare} became {full})."
+    )

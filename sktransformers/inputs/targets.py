@@ -1,0 +1,271 @@
+"""y and sample weights <-> arrays that a loss can read."""
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, column_or_1d
+
+from sktransformers.inputs.validation import is_missing
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a loss reads.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows, ...)
+        The targets proper.
+    weights : ndarray of shape (n_rows,)
+        Weight of each row in the loss.
+    strata : ndarray of int and shape (n_rows,)
+        Groups of rows of which a validation split takes equal shares.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    strata: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Targets":
+        """Some of the rows."""
+        return Targets(self.values[rows], self.weights[rows], self.strata[rows])
+
+
+@dataclass(frozen=True)
+class ClassCoding:
+    """Labels <-> positions among sorted classes, and what each class weighs.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        Sorted labels.
+    factors : ndarray of shape (n_classes,)
+        Class weights.
+    """
+
+    classes: np.ndarray
+    factors: np.ndarray
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each output."""
+        return [str(label) for label in self.classes.tolist()]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Fitted attributes of the estimator."""
+        return {"classes_": self.classes}
+
+    def encode(self, labels: np.ndarray, weights: np.ndarray, name: str) -> Targets:
+        """Targets of labels; a label that is no class is an error."""
+        codes = _positions(labels, self.classes, name)
+        return Targets(codes, weights * self.factors[codes], strata=codes)
+
+
+def check_labels(y: Any, n_samples: int, estimator_name: str, name: str = "y") -> np.ndarray:
+    """One label a row as a one-dimensional array, in the type the labels came in.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        str, int, bool or categorical labels in any container that X may have.
+    n_samples : int
+        Number of texts.
+    estimator_name : str
+        For the message when y is missing altogether.
+    name : str, default="y"
+        What messages call y.
+
+    Returns
+    -------
+    labels : ndarray of shape (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If y is None, of another length than X, has several columns, misses a label, mixes
+        strings with numbers, or is continuous.
+    """
+    if y is None:
+        raise ValueError(
+            f"This {estimator_name} estimator requires y to be passed, "
+            f"but the target y is None."
+        )
+    if hasattr(y, "to_pylist"):
+        y = y.to_pylist()
+    labels = _to_array(y, name)
+    if labels.ndim > 1:
+        labels = column_or_1d(labels, warn=True)
+    if labels.ndim == 0:
+        raise ValueError(f"{name} is a single value; expected one label a text.")
+    if len(labels) != n_samples:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: "
+            f"X has {n_samples} texts, {name} has {len(labels)} labels."
+        )
+    _check_entries(labels, name)
+    check_classification_targets(labels)
+    return labels
+
+
+def _to_array(y: Any, name: str) -> np.ndarray:
+    if isinstance(y, (list, tuple)) and not all(isinstance(v, (list, tuple)) for v in y):
+        # np.asarray would turn ["a", 1] into two strings without a word.
+        labels = np.empty(len(y), dtype=object)
+        labels[:] = y
+        if not any(is_missing(v) for v in y) and not _mixed(labels):
+            labels = np.asarray(y)
+        return labels
+    labels = np.asarray(y)
+    # NumPy's variable-width strings and pandas' masked types are unknown to type_of_target.
+    if labels.dtype.kind == "T":
+        return labels.astype(object)
+    return labels
+
+
+def _mixed(labels: np.ndarray) -> bool:
+    return len({isinstance(v, str) for v in labels}) > 1
+
+
+def _check_entries(labels: np.ndarray, name: str) -> None:
+    if labels.dtype.kind == "O":
+        missing = np.array([is_missing(v) for v in labels], dtype=bool)
+    elif labels.dtype.kind == "f":
+        missing = np.isnan(labels)
+        if np.isinf(labels).any():
+            raise ValueError(
+                f"Input {name} contains infinity or a value too large for "
+                f"{labels.dtype!r} (position {int(np.flatnonzero(np.isinf(labels))[0])})."
+            )
+    else:
+        return
+    if missing.any():
+        first = int(np.flatnonzero(missing)[0])
+        raise ValueError(
+            f"Input {name} contains NaN: {name}[{first}] is missing ({labels[first]!r}), "
+            f"{int(missing.sum())} of {len(labels)} labels are. Drop those rows."
+        )
+    if labels.dtype.kind == "O" and _mixed(labels):
+        strings = [isinstance(v, str) for v in labels]
+        other = strings.index(not strings[0])
+        raise ValueError(
+            f"{name} mixes strings with other labels: {name}[0] is {labels[0]!r}, "
+            f"{name}[{other}] is {labels[other]!r}. Use one type."
+        )
+
+
+def find_classes(labels: np.ndarray) -> np.ndarray:
+    """Sorted classes.
+
+    Raises
+    ------
+    ValueError
+        If there is only one.
+    """
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        raise ValueError(
+            f"A classifier needs at least two classes; y has 1 class: {classes[0]!r}."
+        )
+    return classes
+
+
+def _positions(labels: np.ndarray, classes: np.ndarray, name: str) -> np.ndarray:
+    known = np.isin(labels, classes)
+    if not known.all():
+        first = int(np.flatnonzero(~known)[0])
+        raise ValueError(
+            f"{name}[{first}] is {labels[first]!r}, which is none of the {len(classes)} "
+            f"classes seen in training."
+        )
+    return np.searchsorted(classes, labels).astype(np.int64)
+
+
+def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
+    """Sample weights as non-negative floats; all ones for None.
+
+    Raises
+    ------
+    ValueError
+        If there are not n_samples of them, one is negative or not finite, or all are zero.
+    """
+    weights = _check_sample_weight(
+        sample_weight, np.empty((n_samples, 0)), dtype=np.float64, ensure_non_negative=True
+    )
+    if not weights.any():  # scikit-learn checks this itself only from 1.9 on
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
+
+
+def class_coding(
+    classes: np.ndarray, class_weight: Any, labels: np.ndarray, weights: np.ndarray
+) -> ClassCoding:
+    """Coding of classes under a ``class_weight`` parameter.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        Sorted labels.
+    class_weight : dict, "balanced" or None
+        "balanced" gives class c the weight W / (K * W_c), with W_c the summed sample
+        weight of its rows, W their sum over all classes and K the number of classes.
+        Classes that a dict leaves out weigh one.
+    labels, weights : ndarray of shape (n_rows,)
+        Labels and sample weights of the training rows.
+
+    Raises
+    ------
+    ValueError
+        If a dict names no class of y, or a weight is negative or not a number.
+    """
+    factors = np.ones(len(classes))
+    if isinstance(class_weight, str):
+        codes = _positions(labels, classes, "y")
+        per_class = np.bincount(codes, weights, minlength=len(classes))
+        present = per_class > 0
+        factors[present] = weights.sum() / (present.sum() * per_class[present])
+    for label, weight in (class_weight if isinstance(class_weight, dict) else {}).items():
+        position = np.flatnonzero(classes == label)
+        if len(position) == 0:
+            raise ValueError(
+                f"class_weight names the class {label!r}, which y does not have; its "
+                f"classes are {classes.tolist()[:10]}{' ...' if len(classes) > 10 else ''}."
+            )
+        if not isinstance(weight, Real) or not 0 <= weight < float("inf"):
+            raise ValueError(
+                f"class_weight[{label!r}] is {weight!r}; expected a number of at least 0."
+            )
+        factors[position] = weight
+    return ClassCoding(classes, factors)
+
+
+def validation_rows(
+    strata: np.ndarray, fraction: float | int, rng: np.random.Generator
+) -> np.ndarray:
+    """Rows to hold out: about the same share of every stratum, never the last row of one.
+
+    Raises
+    ------
+    ValueError
+        If so many rows cannot be held out.
+    """
+    n = len(strata)
+    wanted = int(fraction) if fraction >= 1 else max(1, round(fraction * n))
+    order = rng.permutation(n)
+    rank = np.empty(n)
+    sizes = np.bincount(strata)
+    for stratum in np.unique(strata):
+        rows = order[strata[order] == stratum]
+        rank[rows] = np.arange(len(rows))
+    # Rows of a stratum get evenly spaced places in [0, 1): the highest of all are taken.
+    place = (rank + rng.random(n)) / sizes[strata]
+    place[rank == 0] = -1.0
+    if wanted > (rank > 0).sum():
+        raise ValueError(
+            f"validation_fraction={fraction!r} holds out {wanted} of {n} rows, but every "
+            f"class must keep one row for training ({len(np.unique(strata))} classes)."
+        )
+    return np.sort(np.argsort(-place, kind="stable")[:wanted])

@@ -1,0 +1,116 @@
+"""Whatever scikit-learn users call X -> a sequence of str, or a clear error."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_EXPECTED = (
+    "expected a list, tuple, array or Series of str, or a table with one column of str"
+)
+
+
+def as_texts(X: Any, name: str = "X") -> Sequence[str]:
+    """Check that X holds one text a row and return the texts as a list or tuple.
+
+    Parameters
+    ----------
+    X : list, tuple, array, Series or one-column table of str
+        NumPy, pandas, polars and pyarrow containers of any string type are read. Rows are
+        taken by position, whatever the index. A list or tuple is returned as it is.
+    name : str, default="X"
+        What messages call X.
+
+    Returns
+    -------
+    texts : list or tuple of str
+
+    Raises
+    ------
+    TypeError
+        If X is no container of texts.
+    ValueError
+        If X is one bare string, is empty, has several columns, or holds something that is
+        no string; the message names the first such position.
+    """
+    texts = as_rows(X, name)
+    bad = [i for i, text in enumerate(texts) if not isinstance(text, str)]
+    if bad:
+        raise ValueError(_not_a_text(texts, bad, name))
+    return texts
+
+
+def as_rows(X: Any, name: str) -> Sequence[Any]:
+    """The rows of a one-dimensional container (or of its only column) as list or tuple."""
+    if isinstance(X, (str, bytes)):
+        raise ValueError(
+            f"{name} is one single {type(X).__name__}; {_EXPECTED}. "
+            f"For one text pass a list that holds it: [text]."
+        )
+    shape = getattr(X, "shape", None)
+    if isinstance(shape, tuple) and len(shape) == 2 and not hasattr(X, "tocsr"):
+        X = _only_column(X, shape, name)
+    elif isinstance(shape, tuple) and len(shape) != 1:
+        raise ValueError(f"{name} has shape {tuple(shape)}; {_EXPECTED}.")
+    if isinstance(X, (list, tuple)):
+        rows: Sequence[Any] = X
+    else:
+        # pyarrow first: its to_numpy refuses strings. polars, then NumPy and pandas.
+        to_list = next(
+            (m for m in ("to_pylist", "to_list", "tolist") if hasattr(X, m)), None
+        )
+        if to_list is None:
+            hint = " (a sparse matrix holds no text)" if hasattr(X, "tocsr") else ""
+            raise TypeError(
+                f"{name} is of type {type(X).__name__}{hint}; {_EXPECTED}."
+            )
+        rows = getattr(X, to_list)()
+    if len(rows) == 0:
+        raise ValueError(
+            f"Found array with 0 sample(s): {name} is empty, at least one text is required."
+        )
+    return rows
+
+
+def _only_column(X: Any, shape: tuple[int, ...], name: str) -> Any:
+    if shape[1] != 1:
+        raise ValueError(
+            f"{name} has {shape[1]} columns; {_EXPECTED}. Select the column of texts first, "
+            f"for example {name}['text'], or with ColumnTransformer inside a Pipeline."
+        )
+    if hasattr(X, "iloc"):  # pandas
+        return X.iloc[:, 0]
+    if hasattr(X, "get_columns"):  # polars
+        return X.get_columns()[0]
+    if hasattr(X, "column"):  # pyarrow
+        return X.column(0)
+    return X[:, 0]
+
+
+def _not_a_text(rows: Sequence[Any], bad: list[int], name: str) -> str:
+    first = rows[bad[0]]
+    message = (
+        f"{name}[{bad[0]}] is {_describe(first)}; expected str in every row"
+        f" ({len(bad)} of {len(rows)} rows are no text)."
+    )
+    if is_missing(first):
+        message += ' Drop rows without a text, or fill them, for example with "".'
+    elif isinstance(first, (list, tuple, np.ndarray)):
+        message += " A row is one string, not a list of words: join the words first."
+    return message
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a scalar stands for a missing entry: None, NaN, NaT or pandas' NA."""
+    if value is None:
+        return True
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+
+
+def _describe(value: Any) -> str:
+    if is_missing(value):
+        return f"missing ({value!r})"
+    text = repr(value)
+    return f"{text if len(text) <= 40 else text[:37] + '...'} of type {type(value).__name__}"

