@@ -300,6 +300,9 @@ class TransformerSequenceClassifier(ClassifierMixin, TransformerEstimator):
             pooling=pooling,
             head_dropout=head.dropout,
             id2label=dict(enumerate(coding.names)),
+            label2id={name: i for i, name in enumerate(coding.names)},
+            # Not given, transformers would unset the backbone's choice of kernel.
+            attn_implementation=backbone.config._attn_implementation,
         )
         return SequenceModel(config, backbone)
 

@@ -77,6 +77,8 @@ class SequenceModel(PreTrainedModel):
         self.backbone = backbone
         self.pooling = Pooling(config.pooling, width)
         self.head = LinearHead(width, config.num_labels, config.head_dropout)
+        for part in (self.pooling, self.head):
+            part.to(backbone.dtype)
         self.post_init()
 
     @torch.no_grad()
