@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 
 from sktransformers import TransformerSequenceClassifier
 from sktransformers.datasets import load_docstrings
+from sktransformers.plotting import HistoryDisplay
 
 OUTPUT = Path(__file__).parent / "output"
 TRAIN_SIZES = (100, 300, 600)
@@ -44,15 +45,13 @@ def plot_confusion(y_true, y_pred, classes):
     plt.close(fig)
 
 
-def plot_curves(scores, history):
+def plot_curves(scores, clf):
     fig, (left, right) = plt.subplots(ncols=2, figsize=(9, 3.8), layout="constrained")
     for name, accuracies in scores.items():
         left.plot(TRAIN_SIZES, accuracies, marker="o", label=name)
     left.set(xlabel="training rows", ylabel="accuracy on the test rows", xticks=TRAIN_SIZES)
     left.legend()
-    epochs = [row["epoch"] for row in history]
-    right.plot(epochs, [row["train_loss"] for row in history], marker="o")
-    right.set(xlabel="epoch", ylabel="training loss", xticks=epochs)
+    HistoryDisplay.from_estimator(clf, ax=right)
     right.set_title(f"fine-tuning on {TRAIN_SIZES[-1]} rows")
     fig.savefig(OUTPUT / "learning_curves.png", dpi=120)
     plt.close(fig)
@@ -90,7 +89,7 @@ def main(labels):
 
     OUTPUT.mkdir(exist_ok=True)
     plot_confusion(y_test, y_pred, clf.classes_)
-    plot_curves(scores, clf.history_)
+    plot_curves(scores, clf)
     print("\nsaved confusion_matrix.png and learning_curves.png in examples/output")
     print(f"{time.perf_counter() - start:.0f} seconds in all")
 

@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what the names below resolve to, for editors and type checkers
-    from sktransformers import datasets as datasets
-    from sktransformers import plotting as plotting
+    import sktransformers.datasets as datasets  # noqa: F401
+    import sktransformers.plotting as plotting  # noqa: F401
     from sktransformers.sequence import (
         TransformerSequenceClassifier as TransformerSequenceClassifier,
     )

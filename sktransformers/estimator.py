@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from skorch.helper import predefined_split
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.helper import predefined_split
 
+from sktransformers.inference.predictor import run
 from sktransformers.inputs.encoding import Counts, Ragged, TextEncoder, private_tokenizer
 from sktransformers.inputs.targets import Targets, check_weights, validation_rows
-from sktransformers.inference.predictor import run
 from sktransformers.modules.backbone import hidden_size, position_limit
 from sktransformers.modules.pooling import POOLINGS
 from sktransformers.specs import AdamW, Linear
@@ -40,7 +40,7 @@ except ImportError:
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Nothing to support."""
 
-    def with_callbacks(method):  # type: ignore[no-redef]
+    def with_callbacks(method):
         """Nothing to call."""
         return method
 
@@ -143,6 +143,9 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         seed = runtime.resolve_seed(self.random_state)
         rng = np.random.default_rng(seed)
         earlier = self if self.warm_start and self.__sklearn_is_fitted__() else None
+        given = {"X": X, "y": y}
+        if sample_weight is not None:
+            given["metadata"] = {"sample_weight": sample_weight}
 
         texts = self._check_X(X)
         weights = check_weights(sample_weight, len(texts))
@@ -200,9 +203,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                 max_grad_norm=optimizer.max_grad_norm,
                 autocast_dtype=precision,
                 rng=rng,
-                default_callbacks=self._callbacks(
-                    fitted, validation, n_batches, n_steps, {"X": X, "y": y}
-                ),
+                default_callbacks=self._callbacks(fitted, validation, n_batches, n_steps, given),
                 callbacks=copy.deepcopy(list(self.callbacks or [])),
                 train_split=self._train_split(validation, encoder),
                 batch_size=self.batch_size,
@@ -218,7 +219,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         history = list(earlier.history_) if earlier else []
         history += [_epoch_row(row, len(history)) for row in net.history]
         self._set_features(X)
-        vars(self).update(
+        self.__dict__.update(
             fitted, net_=net, history_=history, n_iter_=len(history), lr_=float(lr)
         )
         return self
@@ -313,7 +314,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
             if self.scoring != "loss":
                 monitor, sign = "valid_score", 1
                 view = copy.copy(self)  # fitted with the weights of the moment
-                vars(view).update(fitted)
+                view.__dict__.update(fitted)
                 score = partial(
                     check_scoring(view, scoring=self.scoring), view, validation.X, validation.y
                 )
@@ -369,7 +370,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
     def __copy__(self):
         # Through __getstate__ a shallow copy would copy the weights.
         new = type(self).__new__(type(self))
-        vars(new).update(vars(self))
+        new.__dict__.update(vars(self))
         return new
 
     def __getstate__(self):
@@ -390,7 +391,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
     def _set_features(self, X: Any) -> None:
         """``n_features_in_`` and ``feature_names_in_`` where X is a table."""
         for name in ("n_features_in_", "feature_names_in_"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         if len(getattr(X, "shape", ())) == 2:
             validate_data(self, X, skip_check_array=True, reset=True)
 

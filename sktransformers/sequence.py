@@ -23,7 +23,7 @@ from sktransformers.training.probe import logistic_probe
 
 
 class TransformerSequenceClassifier(ClassifierMixin, TransformerEstimator):
-    r"""Fine-tune a pretrained transformer to classify texts.
+    """Fine-tune a pretrained transformer to classify texts.
 
     The backbone turns the tokens of a text into vectors, pooling makes one vector h of
     them, and a linear head gives class probabilities :math:`y = softmax(h W_C + b)`; for
@@ -301,8 +301,6 @@ class TransformerSequenceClassifier(ClassifierMixin, TransformerEstimator):
             head_dropout=head.dropout,
             id2label=dict(enumerate(coding.names)),
             label2id={name: i for i, name in enumerate(coding.names)},
-            # Not given, transformers would unset the backbone's choice of kernel.
-            attn_implementation=backbone.config._attn_implementation,
         )
         return SequenceModel(config, backbone)
 

@@ -20,10 +20,10 @@ import numpy as np
 import peers
 import torch
 from sklearn.model_selection import train_test_split
-from sktransformers.inputs.batching import bucketed_batches, pad
 
 from sktransformers import AdamW, Backbone, TransformerSequenceClassifier
 from sktransformers.datasets import load_docstrings
+from sktransformers.inputs.batching import bucketed_batches, pad
 from sktransformers.inputs.encoding import TextEncoder, private_tokenizer
 from sktransformers.modules.model import SequenceConfig, SequenceModel
 from sktransformers.training import loading, optimizers, runtime

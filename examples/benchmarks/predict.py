@@ -21,9 +21,9 @@ from datetime import date
 
 import torch
 import transformers
-from sktransformers.datasets import load_docstrings
 
 from sktransformers import Backbone, TransformerSequenceClassifier
+from sktransformers.datasets import load_docstrings
 from sktransformers.training import loading
 
 

@@ -39,19 +39,19 @@ def run(
 
     Returns
     -------
-    outputs : ndarray of float32 and shape (n_texts, width)
+    outputs : ndarray of float32 or float64 and shape (n_texts, width)
         In the order of ids.
     """
-    outputs = np.empty((len(ids), 0), dtype=np.float32)
+    outputs: np.ndarray = np.empty((len(ids), 0), dtype=np.float32)
     pieces = token_budget(ids.lengths, np.arange(len(ids)), max_batch_tokens)
     with torch.inference_mode():
         for piece in pieces:
             inputs = pad(ids, piece, pad_id, device)
-            with torch.autocast(
-                device.type, autocast_dtype, enabled=autocast_dtype is not None
-            ):
+            with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
                 part = forward(**inputs)
+            # NumPy has no bfloat16.
+            rows = part.to(torch.promote_types(part.dtype, torch.float32)).cpu().numpy()
             if outputs.shape[1] == 0:
-                outputs = np.empty((len(ids), part.shape[1]), dtype=np.float32)
-            outputs[piece] = part.float().cpu().numpy()
+                outputs = np.empty((len(ids), rows.shape[1]), dtype=rows.dtype)
+            outputs[piece] = rows
     return outputs

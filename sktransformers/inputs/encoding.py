@@ -54,9 +54,7 @@ class Ragged:
 
     def take(self, rows: np.ndarray) -> "Ragged":
         """Some of the rows, in the order asked for."""
-        return Ragged(
-            np.concatenate([self.row(i) for i in rows]), _starts(self.lengths[rows])
-        )
+        return Ragged(np.concatenate([self.row(i) for i in rows]), _starts(self.lengths[rows]))
 
     def __len__(self) -> int:
         return len(self.start) - 1
@@ -109,10 +107,19 @@ class Encoded(NamedTuple):
 def private_tokenizer(tokenizer: Any) -> Any:
     """A copy of a tokenizer that neither truncates nor pads by itself."""
     tokenizer = copy.deepcopy(tokenizer)
-    if tokenizer.is_fast:
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
+    _keep_all_tokens(tokenizer)
     return tokenizer
+
+
+def _keep_all_tokens(tokenizer: Any) -> None:
+    """Turn off what an earlier call with truncation or padding left inside a fast tokenizer."""
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        # Only where needed: other threads may be reading it.
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
 
 
 class TextEncoder:
@@ -121,7 +128,8 @@ class TextEncoder:
     Parameters
     ----------
     tokenizer : transformers tokenizer
-        As `private_tokenizer` returns it. It is only read.
+        As `private_tokenizer` returns it. It is only read, unless somebody has called it
+        with truncation or padding since: such settings are turned off again.
     max_length : int
         Most tokens a text may have, special tokens included.
 
@@ -132,8 +140,13 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: Any, max_length: int):
+        _keep_all_tokens(tokenizer)
         self.tokenizer = tokenizer
         self.prefix, self.suffix = special_tokens(tokenizer)
+        # A decoder's tokenizer may leave nothing of an empty text: attention over no token
+        # has no value, or one that depends on the padding.
+        ends = (tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+        self.nothing = [next(token for token in ends if token is not None)]
         self.room = max_length - len(self.prefix) - len(self.suffix)
         if self.room < 1:
             raise ValueError(
@@ -159,7 +172,7 @@ class TextEncoder:
             tokens=sum(map(len, bodies)),
             unknown=0 if unknown is None else sum(body.count(unknown) for body in bodies),
         )
-        rows = [self.prefix + body[: self.room] + self.suffix for body in bodies]
+        rows = [self.prefix + body[: self.room] + self.suffix or self.nothing for body in bodies]
         return Encoded(Ragged.of(rows), counts)
 
 
@@ -176,13 +189,11 @@ def _tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 def _tokenize_valid(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     if tokenizer.is_fast:
-        encodings = tokenizer.backend_tokenizer.encode_batch_fast(
-            texts, add_special_tokens=False
-        )
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
-    return tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
-    )["input_ids"]
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+        "input_ids"
+    ]
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

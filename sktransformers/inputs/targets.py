@@ -91,8 +91,7 @@ def check_labels(y: Any, n_samples: int, estimator_name: str, name: str = "y") -
     """
     if y is None:
         raise ValueError(
-            f"This {estimator_name} estimator requires y to be passed, "
-            f"but the target y is None."
+            f"This {estimator_name} estimator requires y to be passed, but the target y is None."
         )
     if hasattr(y, "to_pylist"):
         y = y.to_pylist()
@@ -167,9 +166,7 @@ def find_classes(labels: np.ndarray) -> np.ndarray:
     """
     classes = np.unique(labels)
     if len(classes) < 2:
-        raise ValueError(
-            f"A classifier needs at least two classes; y has 1 class: {classes[0]!r}."
-        )
+        raise ValueError(f"A classifier needs at least two classes; y has 1 class: {classes[0]!r}.")
     return classes
 
 
@@ -234,7 +231,7 @@ def class_coding(
                 f"class_weight names the class {label!r}, which y does not have; its "
                 f"classes are {classes.tolist()[:10]}{' ...' if len(classes) > 10 else ''}."
             )
-        if not isinstance(weight, Real) or not 0 <= weight < float("inf"):
+        if not isinstance(weight, Real) or not 0 <= float(weight) < float("inf"):
             raise ValueError(
                 f"class_weight[{label!r}] is {weight!r}; expected a number of at least 0."
             )

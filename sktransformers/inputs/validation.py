@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 
-_EXPECTED = (
-    "expected a list, tuple, array or Series of str, or a table with one column of str"
-)
+_EXPECTED = "expected a list, tuple, array or Series of str, or a table with one column of str"
 
 
 def as_texts(X: Any, name: str = "X") -> Sequence[str]:
@@ -56,14 +54,10 @@ def as_rows(X: Any, name: str) -> Sequence[Any]:
         rows: Sequence[Any] = X
     else:
         # pyarrow first: its to_numpy refuses strings. polars, then NumPy and pandas.
-        to_list = next(
-            (m for m in ("to_pylist", "to_list", "tolist") if hasattr(X, m)), None
-        )
+        to_list = next((m for m in ("to_pylist", "to_list", "tolist") if hasattr(X, m)), None)
         if to_list is None:
             hint = " (a sparse matrix holds no text)" if hasattr(X, "tocsr") else ""
-            raise TypeError(
-                f"{name} is of type {type(X).__name__}{hint}; {_EXPECTED}."
-            )
+            raise TypeError(f"{name} is of type {type(X).__name__}{hint}; {_EXPECTED}.")
         rows = getattr(X, to_list)()
     if len(rows) == 0:
         raise ValueError(

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def drop_pooler(backbone: PreTrainedModel) -> None:
+def drop_pooler(backbone: Any) -> None:
     """Remove the backbone's own pooler: our pooling reads the token vectors below it."""
     if isinstance(getattr(backbone, "pooler", None), nn.Module):
         backbone.pooler = None

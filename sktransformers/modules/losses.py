@@ -1,5 +1,6 @@
 """Losses as weighted sums: whoever accumulates gradients divides by the weights of the batch."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -8,7 +9,7 @@ class CrossEntropy(nn.Module):
     r"""Weighted sum of :math:`-\log softmax(z)_y` over the rows."""
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Loss of shape (), computed in float32 whatever the precision of the logits.
+        """Loss of shape (), computed in float32 or, for logits in it, in float64.
 
         Parameters
         ----------
@@ -17,7 +18,8 @@ class CrossEntropy(nn.Module):
             Class positions.
         weights : Tensor of shape (n,)
         """
-        losses = F.cross_entropy(logits.float(), targets, reduction="none")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(logits, targets, reduction="none")
         return (losses * weights).sum()
 
 

@@ -42,6 +42,10 @@ class SequenceConfig(PreTrainedConfig):
         self.backbone_config = backbone_config
         self.pooling = pooling
         self.head_dropout = head_dropout
+        # Not given, transformers would unset the backbone's: its masks would then be lost.
+        kwargs.setdefault(
+            "attn_implementation", getattr(backbone_config, "_attn_implementation", None)
+        )
         super().__init__(**kwargs)
 
 
@@ -70,13 +74,15 @@ class SequenceModel(PreTrainedModel):
         super().__init__(config)
         if backbone is None:
             backbone = AutoModel.from_config(config.backbone_config)
+        else:
+            module: Any
+            for module in backbone.modules():  # post_init must leave these weights alone
+                module._is_hf_initialized = True
         drop_pooler(backbone)
-        for module in backbone.modules():  # post_init must leave these weights alone
-            module._is_hf_initialized = True
         width = hidden_size(config.backbone_config)
         self.backbone = backbone
         self.pooling = Pooling(config.pooling, width)
-        self.head = LinearHead(width, config.num_labels, config.head_dropout)
+        self.head = LinearHead(width, len(config.id2label or ()), config.head_dropout)
         for part in (self.pooling, self.head):
             part.to(backbone.dtype)
         self.post_init()

@@ -14,15 +14,13 @@ from sktransformers.training.net import StopTraining
 class EpochHistory(Callback):
     """Write one row an epoch: losses, metrics, gradient norm, rate, time and throughput."""
 
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         self.start_ = time.perf_counter()
         self.train_seconds_ = 0.0
         self.sums_: dict[str, dict[str, Any]] = {"train": {}, "valid": {}}
         self.steps_: list[dict[str, Any]] = []
 
-    def on_batch_end(  # noqa: D102
-        self, net: Any, batch: Any, training: bool, **step: Any
-    ) -> None:
+    def on_batch_end(self, net: Any, batch: Any, training: bool, **step: Any) -> None:
         sums = self.sums_["train" if training else "valid"]
         values = {
             "loss": step["loss"] * step["weight"],
@@ -40,7 +38,7 @@ class EpochHistory(Callback):
             net.history.record_batch("tokens", step["n_tokens"])
             self.train_seconds_ = time.perf_counter() - self.start_
 
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         record = net.history.record
         for split, sums in self.sums_.items():
             if sums:
@@ -85,11 +83,11 @@ class ValidationScore(Callback):
     def __init__(self, score: Callable[[], float]):
         self.score = score
 
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         net.module_.eval()
         net.history.record("valid_score", float(self.score()))
 
-    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
         del self.score  # it holds the user's rows
 
 
@@ -114,13 +112,13 @@ class KeepBest(Callback):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
 
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         self.best_ = self.reference_ = -float("inf")
         self.best_row_ = -1
         self.waited_ = 0
         self.weights_: dict[str, torch.Tensor] = {}
 
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         value = self.sign * net.history[-1, self.monitor]
         if value > self.best_ or not self.weights_:
             self.best_ = value
@@ -137,7 +135,7 @@ class KeepBest(Callback):
             if self.waited_ >= self.n_iter_no_change:
                 raise StopTraining
 
-    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
         net.module_.load_state_dict(self.weights_)
         self.weights_ = {}
 
@@ -157,14 +155,14 @@ class Progress(Callback):
         self.n_steps = n_steps
         self.lines = lines
 
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         self.bar_ = tqdm(total=self.n_steps, desc="fine-tuning", unit="step")
 
-    def on_batch_end(self, net: Any, training: bool, **step: Any) -> None:  # noqa: D102
+    def on_batch_end(self, net: Any, training: bool, **step: Any) -> None:
         if training:
             self.bar_.update()
 
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         row = net.history[-1]
         shown = {
             name: f"{row[name]:.4g}"
@@ -176,7 +174,7 @@ class Progress(Callback):
             values = ", ".join(f"{name} {value}" for name, value in shown.items())
             tqdm.write(f"epoch {len(net.history)}: {values} ({row['seconds']:.1f} s)")
 
-    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
         self.bar_.close()
 
 
@@ -199,22 +197,30 @@ class SklearnBridge(Callback):
         self.hooks = hooks
         self.n_batches = n_batches
 
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        self.root.call_on_fit_task_begin(**self.hooks)
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         self.epoch_ = self.root.subcontext("epoch", max_subtasks=self.n_batches)
         self.epoch_.call_on_fit_task_begin(**self.hooks)
 
-    def on_batch_begin(self, net: Any, training: bool, **kwargs: Any) -> None:  # noqa: D102
-        if training:
-            self.step_ = self.epoch_.subcontext("step").call_on_fit_task_begin(**self.hooks)
+    # Steps count, but offer no fitted estimator: scoring all rows at each would take ages.
 
-    def on_batch_end(self, net: Any, training: bool, **step: Any) -> None:  # noqa: D102
+    def on_batch_begin(self, net: Any, training: bool, **kwargs: Any) -> None:
         if training:
-            self.step_.call_on_fit_task_end(**self.hooks)
+            self.step_ = self.epoch_.subcontext("step")
+            self.step_.call_on_fit_task_begin(estimator=self.hooks["estimator"])
 
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_batch_end(self, net: Any, training: bool, **step: Any) -> None:
+        if training:
+            self.step_.call_on_fit_task_end(estimator=self.hooks["estimator"])
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         net.module_.eval()
         if self.epoch_.call_on_fit_task_end(**self.hooks):
             raise StopTraining
 
-    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: D102
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        net.module_.eval()
+        self.root.call_on_fit_task_end(**self.hooks)
         del self.hooks  # they hold the user's rows

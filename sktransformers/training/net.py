@@ -168,13 +168,20 @@ class FineTuningNet(skorch.NeuralNet):
         return self
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        """Call the callbacks; skorch's own ones end training by a KeyboardInterrupt."""
-        try:
-            super().notify(method_name, **cb_kwargs)
-        except KeyboardInterrupt:
-            if method_name != "on_epoch_end":
-                raise
-            raise StopTraining from None
+        """Call the callbacks: all of them, also after one that ends training."""
+        getattr(self, method_name)(self, **cb_kwargs)
+        stop = False
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **cb_kwargs)
+            except StopTraining:
+                stop = True
+            except KeyboardInterrupt:  # so do skorch's own ones end training
+                if method_name != "on_epoch_end":
+                    raise
+                stop = True
+        if stop:
+            raise StopTraining
 
     def train_step(self, batch: dict[str, Any], **fit_params: Any) -> dict[str, Any]:
         """One optimizer step on one batch."""

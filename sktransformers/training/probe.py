@@ -3,6 +3,8 @@
 import warnings
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -10,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 _FOLDS = 3
 _MAX_ROWS_CV = 2_000
+_LOG_SMALLEST = np.log(1e-3)  # logits are scaled down no further
 MAX_ROWS = 10_000
 
 
@@ -32,6 +35,10 @@ def logistic_probe(
     Fine-tuning that starts from such a head keeps the features of the backbone where a
     random head would first distort them (Kumar et al. 2022, arXiv:2202.10054). The
     strength of the L2 penalty is the one with the best held-out log-likelihood.
+
+    On few rows even the best probe fits them far better than new ones, and a head that is
+    sure of its training rows gives the backbone no gradient to learn from. So its logits
+    are scaled down until the loss on the training rows is that on held-out rows.
 
     Parameters
     ----------
@@ -56,36 +63,59 @@ def logistic_probe(
     scaled = (vectors - center) / scale
     # A mean weight of one, or the penalty would depend on the unit of the weights.
     weights = weights / weights.mean()
-    strength = _best_strength(scaled, codes, weights, rng)
+    strength, held_out_loss = _best_strength(scaled, codes, weights, rng)
     model = _fit(strength, scaled, codes, weights)
     coef = np.zeros((n_classes, vectors.shape[1]))
     intercept = np.full(n_classes, -np.inf)
     coef[model.classes_], intercept[model.classes_] = _softmax_form(model)
     intercept[np.isinf(intercept)] = intercept[model.classes_].min()
-    coef /= scale
-    return coef, intercept - coef @ center
+    factor = _calibrating_factor(scaled @ coef.T + intercept, codes, weights, held_out_loss)
+    coef *= factor / scale
+    return coef, factor * intercept - coef @ center
 
 
 def _best_strength(
     scaled: np.ndarray, codes: np.ndarray, weights: np.ndarray, rng: np.random.Generator
-) -> float:
+) -> tuple[float, float]:
+    """The strength with the smallest held-out loss, and that loss."""
     rows = rng.permutation(len(codes))[:_MAX_ROWS_CV]
     # Dealing out the rows class by class leaves about a third of each class in every fold.
     rows = rows[np.argsort(codes[rows], kind="stable")]
     fold = np.empty(len(codes), dtype=int)
     fold[rows] = np.arange(len(rows)) % _FOLDS
-    scores = np.zeros(len(_STRENGTHS))
+    losses = np.zeros(len(_STRENGTHS))
+    total = 0.0
     for k in range(_FOLDS):
         train, test = rows[fold[rows] != k], rows[fold[rows] == k]
         test = test[np.isin(codes[test], codes[train])]
         if len(np.unique(codes[train])) < 2 or len(test) == 0:
             continue
+        total += weights[test].sum()
         for i, strength in enumerate(_STRENGTHS):
             model = _fit(strength, scaled[train], codes[train], weights[train])
             column = np.searchsorted(model.classes_, codes[test])
             log_proba = model.predict_log_proba(scaled[test])
-            scores[i] += weights[test] @ log_proba[np.arange(len(test)), column]
-    return _STRENGTHS[int(np.argmax(scores))]
+            losses[i] -= weights[test] @ log_proba[np.arange(len(test)), column]
+    if total == 0:  # too few rows to hold any out: trust the probe least
+        return _STRENGTHS[0], np.inf
+    best = int(np.argmin(losses))
+    return _STRENGTHS[best], losses[best] / total
+
+
+def _calibrating_factor(
+    logits: np.ndarray, codes: np.ndarray, weights: np.ndarray, loss: float
+) -> float:
+    """The factor in (0, 1] on the logits at which their mean loss comes nearest to a loss."""
+
+    def excess(log_factor: float) -> float:
+        log_proba = log_softmax(np.exp(log_factor) * logits, axis=1)
+        return loss + np.average(log_proba[np.arange(len(codes)), codes], weights=weights)
+
+    if excess(0.0) <= 0:
+        return 1.0
+    if excess(_LOG_SMALLEST) >= 0:
+        return float(np.exp(_LOG_SMALLEST))
+    return float(np.exp(brentq(excess, _LOG_SMALLEST, 0.0, xtol=1e-3)))
 
 
 def _fit(

@@ -1,0 +1,265 @@
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import make_texts, make_tokenizer
+from families import FAMILIES
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import ByT5Tokenizer, CanineTokenizer
+
+from sktransformers.inputs import encoding
+from sktransformers.inputs.encoding import Ragged, TextEncoder, private_tokenizer, special_tokens
+
+# One fast tokenizer of each kind, and two in plain Python.
+TOKENIZERS = {
+    "wordpiece": make_tokenizer,
+    "bpe": FAMILIES["roberta"].tokenizer,
+    "bpe, nothing added": FAMILIES["gpt2"].tokenizer,
+    "bpe, only before": FAMILIES["llama"].tokenizer,
+    "unigram": FAMILIES["xlm-roberta"].tokenizer,
+    "slow, only after": ByT5Tokenizer,
+    "slow": CanineTokenizer,
+}
+TEXTS = [
+    "The fish and the boat.",
+    "x",
+    "o feijão é muito salty",
+    "👍🏽 👩‍👩‍👧 emoji",
+    "שלום עולם and العربية",
+    "null \x00 inside, \x00",
+    "[SEP] </s> <s> [MASK] written out",
+    " \t\n ",
+    "tabs\tand\nlines\r\n",
+    "very " * 40,
+]
+
+_made = {}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request):
+    return make(request.param)
+
+
+def make(name):
+    if name not in _made:
+        _made[name] = private_tokenizer(TOKENIZERS[name]())
+    return _made[name]
+
+
+def state(tokenizer):
+    return json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else None
+
+
+def rows(encoder, texts):
+    ids = encoder.encode(texts).ids
+    return [ids.row(i).tolist() for i in range(len(ids))]
+
+
+# ------------------------------------------------------- what an encoder gives
+
+
+@pytest.mark.parametrize("max_length", [4, 9, 512])
+def test_same_ids_as_the_tokenizer_itself(tokenizer, max_length):
+    theirs = type(tokenizer).__call__  # on a copy: its settings stay inside the tokenizer
+    expected = [
+        theirs(private_tokenizer(tokenizer), t, truncation=True, max_length=max_length)["input_ids"]
+        for t in TEXTS
+    ]
+    if tokenizer.unk_token_id is None:
+        assert all(expected)  # nothing is lost without a word
+    assert rows(TextEncoder(tokenizer, max_length), TEXTS) == expected
+
+
+def test_an_empty_text_has_a_token(tokenizer):
+    (row,) = rows(TextEncoder(tokenizer, 8), [""])
+    prefix, suffix = special_tokens(tokenizer)
+    if prefix or suffix:
+        assert row == prefix + suffix
+    else:  # attention over nothing has no value
+        assert row == [tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=()), max_size=40), min_size=1),
+    max_length=st.integers(3, 20),
+)
+@example(texts=["half a pair \ud83d", "\udc4d", "whole"], max_length=8)
+@example(texts=["\ud83d\udc4d"], max_length=8)
+def test_any_text_becomes_ids_of_the_vocabulary(name, texts, max_length):
+    tokenizer = make(name)
+    encoder = TextEncoder(tokenizer, max_length)
+    prefix, suffix = special_tokens(tokenizer)
+    found = rows(encoder, texts)
+    assert len(found) == len(texts)
+    top = max(len(tokenizer), 0x110000 if name == "slow" else 0)  # Canine: a code point is an id
+    for row in found:
+        assert 1 <= len(row) <= max_length
+        assert all(0 <= i < top for i in row)
+        assert row[: len(prefix)] == prefix
+        assert row[len(row) - len(suffix) :] == suffix
+
+
+def test_half_a_surrogate_pair_does_not_touch_other_texts(tokenizer):
+    encoder = TextEncoder(tokenizer, 30)
+    with_half = rows(encoder, ["fish \ud83d", *TEXTS])
+    assert with_half[1:] == rows(encoder, TEXTS)
+    assert with_half[0] == rows(encoder, ["fish \ufffd"])[0]
+
+
+def test_order_is_that_of_the_texts_across_chunks(tokenizer, monkeypatch):
+    texts = [text + str(i) for i, text in enumerate(TEXTS * 2)]
+    one_by_one = [rows(TextEncoder(tokenizer, 12), [text])[0] for text in texts]
+    whole = TextEncoder(tokenizer, 12).encode(texts).counts
+    monkeypatch.setattr(encoding, "CHUNK", 3)
+    assert rows(TextEncoder(tokenizer, 12), texts) == one_by_one
+    assert TextEncoder(tokenizer, 12).encode(texts).counts == whole
+
+
+def test_no_room_for_a_token_of_the_text():
+    tokenizer = make("wordpiece")  # two special tokens
+    with pytest.raises(ValueError, match="max_length=2 leaves no room .* 2 special tokens"):
+        TextEncoder(tokenizer, 2)
+    assert len(rows(TextEncoder(tokenizer, 3), ["fish boat"])[0]) == 3
+
+
+def test_ragged_rows():
+    rows = [[1, 2, 3], [], [4], [5, 6]]
+    ragged = Ragged.of(rows)
+    assert ragged.lengths.tolist() == [3, 0, 1, 2]
+    taken = ragged.take(np.array([3, 0, 1]))
+    assert [taken.row(i).tolist() for i in range(3)] == [[5, 6], [1, 2, 3], []]
+    joined = Ragged.concatenate([ragged, taken])
+    assert [joined.row(i).tolist() for i in range(7)] == [*rows, [5, 6], [1, 2, 3], []]
+
+
+# ------------------------------------------------------------- shared tokenizers
+
+
+@pytest.mark.parametrize("name", [n for n in TOKENIZERS if not n.startswith("slow")])
+def test_the_users_tokenizer_is_left_alone(name):
+    users = TOKENIZERS[name]()
+    if users.pad_token_id is not None:
+        users("fish", padding="max_length", max_length=7)
+    users("fish", truncation=True, max_length=5)
+    before = state(users)
+    assert before["truncation"] is not None
+    encoder = TextEncoder(private_tokenizer(users), 30)
+    assert max(map(len, rows(encoder, TEXTS))) > 5
+    assert state(users) == before
+
+
+def test_encoding_does_not_change_the_tokenizer(tokenizer):
+    before = state(tokenizer)
+    TextEncoder(tokenizer, 5).encode(TEXTS)
+    assert state(tokenizer) == before
+
+
+def test_settings_of_a_call_do_not_stay(make_clf, texts, labels):
+    clf = make_clf(max_epochs=1).fit(texts, labels)
+    expected = clf.predict_proba(texts)
+    clf.tokenizer_(texts, truncation=True, max_length=3, padding="max_length")
+    np.testing.assert_array_equal(clf.predict_proba(texts), expected)
+
+
+def test_eight_threads_with_different_lengths(tokenizer):
+    texts = make_texts(64)[0] + TEXTS
+    lengths = [3, 5, 8, 13, 21, 34] * 8
+    expected = {n: rows(TextEncoder(tokenizer, n), texts) for n in set(lengths)}
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: rows(TextEncoder(tokenizer, n), texts), lengths))
+    assert all(f == expected[n] for f, n in zip(found, lengths, strict=True))
+
+
+# -------------------------------------------------------------------- warnings
+
+
+def recorded(call, *args):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(*args)
+    return caught
+
+
+def test_cut_texts_are_counted_once_a_call(make_clf, texts, labels, monkeypatch):
+    monkeypatch.setattr(encoding, "CHUNK", 2)
+    long = [" ".join([text] * 60) for text in texts[:3]]
+    clf = make_clf(max_epochs=1, max_length=40)
+    in_fit = recorded(clf.fit, texts + long, labels + labels[:3])
+    in_predict = recorded(clf.predict, [*texts[:7], long[0]])
+    for caught, count in ((in_fit, "3 of 51"), (in_predict, "1 of 8")):
+        (warning,) = caught
+        message = f"{count} texts are longer than max_length=40 tokens and were cut there."
+        assert str(warning.message) == message
+        assert warning.category is UserWarning
+        assert warning.filename == __file__  # it points at the user's line
+    assert recorded(clf.predict, texts) == []
+
+
+def test_exactly_max_length_is_not_cut():
+    encoder = TextEncoder(make("wordpiece"), 6)
+    assert encoder.encode(["fish " * 4]).counts.truncated == 0
+    assert encoder.encode(["fish " * 5]).counts.truncated == 1
+
+
+@pytest.mark.parametrize(("known", "warned"), [(94, True), (96, False)])
+def test_unknown_tokens(make_clf, texts, labels, known, warned):
+    clf = make_clf(max_epochs=1).fit(texts, labels)
+    foreign = ["fish"] * known + ["привет"] * (100 - known)
+    caught = recorded(clf.predict, foreign)
+    assert len(caught) == warned
+    if warned:
+        message = str(caught[0].message)
+        assert message.startswith("6% of the tokens are unknown")
+        assert "paraphrase-multilingual-MiniLM-L12-v2" in message
+        assert "neuralmind/bert-base-portuguese-cased" in message
+        assert caught[0].filename == __file__
+
+
+def test_unknown_tokens_in_fit(make_clf, labels):
+    foreign = ["привет мир", "как дела", "добрый день"] * 16
+    (warning,) = recorded(make_clf(max_epochs=1).fit, foreign, labels)
+    assert str(warning.message).startswith("100% of the tokens are unknown")
+
+
+# --------------------------------------------------------------- awkward texts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "fish",
+        "👍🏽👩‍👩‍👧",
+        "مرحبا بالعالم",
+        "\x00",
+        "fish\x00boat",
+        "\ud83d lone",
+        "\u202eright to left override",
+        " \n\t ",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*tokens are unknown")
+def test_awkward_texts_train_and_predict(make_clf, texts, labels, text):
+    # Several, so that whole batches may consist of them.
+    clf = make_clf(max_epochs=1).fit([*texts, *[text] * 9], [*labels, *["sea"] * 9])
+    proba = clf.predict_proba([text, "fish"])
+    assert np.isfinite(proba).all()
+    np.testing.assert_allclose(clf.predict_proba([text]), proba[:1], rtol=0, atol=1e-6)
+
+
+def test_a_hundred_thousand_words(make_clf, texts, labels):
+    book = "the boat is very noisy " * 20_000
+    clf = make_clf(max_epochs=1)
+    with pytest.warns(UserWarning, match="1 of 49 texts"):
+        clf.fit([*texts, book], [*labels, "sea"])
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        whole = clf.predict_proba([book])
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        beginning = clf.predict_proba([book[:2000]])
+    np.testing.assert_array_equal(whole, beginning)
