@@ -17,7 +17,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.helper import predefined_split
 
 from sktransformers.inference.predictor import run
-from sktransformers.inputs.encoding import Counts, Ragged, TextEncoder, private_tokenizer
+from sktransformers.inputs.batching import Ragged
+from sktransformers.inputs.encoding import Counts, TextEncoder, private_tokenizer
 from sktransformers.inputs.targets import Targets, check_weights, validation_rows
 from sktransformers.modules.backbone import hidden_size, position_limit
 from sktransformers.modules.pooling import POOLINGS

@@ -77,7 +77,7 @@ def tiny_backbone(tmp_path_factory):
     return save_backbone(tmp_path_factory.mktemp("tiny-bert"), config, tokenizer)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_clf(tiny_backbone):
     """A function that makes a classifier on the tiny backbone, with some defaults."""
 
@@ -124,3 +124,15 @@ def labels():
 def binary():
     """40 texts of two topics and their labels."""
     return make_texts(40, topics=("food", "sea"))
+
+
+@pytest.fixture(scope="session")
+def fitted(make_clf, texts, labels):
+    """A classifier that has learnt three topics; copy it before changing it."""
+    return make_clf(max_epochs=8).fit(texts, labels)
+
+
+@pytest.fixture(scope="session")
+def fitted_binary(make_clf, binary):
+    """A classifier that has learnt two topics; copy it before changing it."""
+    return make_clf(max_epochs=8).fit(*binary)

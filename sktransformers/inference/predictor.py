@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sktransformers.inputs.batching import pad, token_budget
-from sktransformers.inputs.encoding import Ragged
+from sktransformers.inputs.batching import Ragged, pad, token_budget
 
 
 def run(

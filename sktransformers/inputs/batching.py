@@ -1,14 +1,57 @@
-"""Which rows go together, and the rectangles they are padded to."""
+"""Rows of token ids, which of them go together, and the rectangles they are padded to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
-
-from sktransformers.inputs.encoding import Ragged
 
 # Rows are sorted by length inside pieces of the shuffled data: of at most so many batches,
 # and of at most a quarter of the data, so that batches differ from epoch to epoch.
 _PIECE = 50
 _PIECES = 4
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths in one flat array: row i is flat[start[i]:start[i + 1]]."""
+
+    flat: np.ndarray
+    start: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
+        """Pack lists of ids."""
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        flat = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
+        return cls(flat, _starts(lengths))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """Rows of several parts, one part after the other."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(np.concatenate([part.flat for part in parts]), _starts(lengths))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of ids in each row."""
+        return np.diff(self.start)
+
+    def row(self, i: int) -> np.ndarray:
+        """Ids of one row, as a view."""
+        return self.flat[self.start[i] : self.start[i + 1]]
+
+    def take(self, rows: np.ndarray) -> "Ragged":
+        """Some of the rows, in the order asked for."""
+        return Ragged(np.concatenate([self.row(i) for i in rows]), _starts(self.lengths[rows]))
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def bucketed_batches(

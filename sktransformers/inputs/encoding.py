@@ -6,13 +6,12 @@ other without a word.
 """
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
+from sktransformers.inputs.batching import Ragged
 
 # A tokenizer returns Python objects; so many texts at a time bound their number.
 CHUNK = 1024
@@ -21,47 +20,7 @@ MULTILINGUAL = (
     "FacebookAI/xlm-roberta-base",
 )
 PORTUGUESE = "neuralmind/bert-base-portuguese-cased"
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Rows of different lengths in one flat array: row i is flat[start[i]:start[i + 1]]."""
-
-    flat: np.ndarray
-    start: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
-        """Pack lists of ids."""
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        flat = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
-        return cls(flat, _starts(lengths))
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
-        """Rows of several parts, one part after the other."""
-        lengths = np.concatenate([part.lengths for part in parts])
-        return cls(np.concatenate([part.flat for part in parts]), _starts(lengths))
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of ids in each row."""
-        return np.diff(self.start)
-
-    def row(self, i: int) -> np.ndarray:
-        """Ids of one row, as a view."""
-        return self.flat[self.start[i] : self.start[i + 1]]
-
-    def take(self, rows: np.ndarray) -> "Ragged":
-        """Some of the rows, in the order asked for."""
-        return Ragged(np.concatenate([self.row(i) for i in rows]), _starts(self.lengths[rows]))
-
-    def __len__(self) -> int:
-        return len(self.start) - 1
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+_NOT_THE_USERS = ("sktransformers.", "sklearn.", "joblib.")
 
 
 class Counts(NamedTuple):
@@ -79,12 +38,13 @@ class Counts(NamedTuple):
 
     def warn(self, max_length: int) -> None:
         """Warn about cut texts and about a vocabulary that does not fit the language."""
+        level = _users_level()
         if self.truncated:
             warnings.warn(
                 f"{self.truncated} of {self.texts} texts are longer than "
                 f"max_length={max_length} tokens and were cut there.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=level,
             )
         if self.unknown > 0.05 * self.tokens:
             warnings.warn(
@@ -93,8 +53,16 @@ class Counts(NamedTuple):
                 f"than English choose a multilingual backbone ({', '.join(MULTILINGUAL)}), "
                 f"for Portuguese for example {PORTUGUESE}.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=level,
             )
+
+
+def _users_level() -> int:
+    """The stacklevel of a warning that points at the user's line, however deep the call."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_NOT_THE_USERS):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 class Encoded(NamedTuple):

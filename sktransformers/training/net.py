@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sktransformers.inputs.batching import bucketed_batches, pad, token_budget
-from sktransformers.inputs.encoding import Ragged
+from sktransformers.inputs.batching import Ragged, bucketed_batches, pad, token_budget
 
 
 class StopTraining(Exception):
