@@ -86,9 +86,7 @@ def test_clone(make_clf, tiny_backbone, texts, labels):
     ],
 )
 def test_nested_parameters(make_clf, tiny_backbone, texts, labels, name, value, in_use):
-    clf = make_clf(
-        backbone=Backbone(tiny_backbone), optimizer=AdamW(), head=Linear(), max_epochs=1
-    )
+    clf = make_clf(backbone=Backbone(tiny_backbone), optimizer=AdamW(), head=Linear(), max_epochs=1)
     assert clf.get_params()[name] != value
     assert clf.set_params(**{name: value}).get_params()[name] == value
     assert in_use(clf.fit(texts, labels)) == value
@@ -427,13 +425,9 @@ def callback():
     return pytest.importorskip("sklearn.callback", reason="new in scikit-learn 1.9")
 
 
-quiet_but_for_threads = [
-    # A progress bar lives in a thread of its own, whose failure would go unnoticed.
-    pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:The estimator FunctionTransformer does not support"),
-]
-
-
+# A progress bar lives in a thread of its own, whose failure would go unnoticed.
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore:The estimator FunctionTransformer does not support")
 @pytest.mark.parametrize("n_jobs", [None, 1, 2], ids=["alone", "1 job", "2 jobs"])
 def test_progress_bar(n_jobs, callback, make_clf, texts, labels, capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
@@ -452,9 +446,7 @@ def test_progress_bar(n_jobs, callback, make_clf, texts, labels, capfd, monkeypa
     assert max(indents) == (2 if n_jobs is None else 8)
 
 
-test_progress_bar.pytestmark += quiet_but_for_threads
-
-
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_progress_bar_when_stopped_early(callback, make_clf, texts, labels, capfd):
     clf = make_clf(max_epochs=9, lr=1e-9, early_stopping=True, n_iter_no_change=1)
     clf.set_callbacks(callback.ProgressBar()).fit(texts, labels)

@@ -122,8 +122,11 @@ def trainer(
             train_dataset=data,
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
         )
+        loop.remove_callback(transformers.PrinterCallback)
         loop.train()
         seconds = time.perf_counter() - begin
+        # Grouping would return predictions in another order than the rows.
+        loop.args.train_sampling_strategy = "random"
         logits = loop.predict(encode(rows.X_test)).predictions
     tokens = epochs * sum(len(row["input_ids"]) for row in data)
     predicted = [names[i] for i in logits.argmax(1)]

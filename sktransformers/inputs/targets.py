@@ -144,7 +144,7 @@ def _check_entries(labels: np.ndarray, name: str) -> None:
     if missing.any():
         first = int(np.flatnonzero(missing)[0])
         raise ValueError(
-            f"Input {name} contains NaN: {name}[{first}] is missing ({labels[first]!r}), "
+            f"Input {name} contains NaN: {name}[{first}] is missing ({labels.tolist()[first]!r}), "
             f"{int(missing.sum())} of {len(labels)} labels are. Drop those rows."
         )
     if labels.dtype.kind == "O" and _mixed(labels):
@@ -166,7 +166,7 @@ def find_classes(labels: np.ndarray) -> np.ndarray:
     """
     classes = np.unique(labels)
     if len(classes) < 2:
-        raise ValueError(f"A classifier needs at least two classes; y has 1 class: {classes[0]!r}.")
+        raise ValueError(f"A classifier needs at least two classes; y has 1 class: {classes.tolist()[0]!r}.")
     return classes
 
 
@@ -175,7 +175,7 @@ def _positions(labels: np.ndarray, classes: np.ndarray, name: str) -> np.ndarray
     if not known.all():
         first = int(np.flatnonzero(~known)[0])
         raise ValueError(
-            f"{name}[{first}] is {labels[first]!r}, which is none of the {len(classes)} "
+            f"{name}[{first}] is {labels.tolist()[first]!r}, which is none of the {len(classes)} "
             f"classes seen in training."
         )
     return np.searchsorted(classes, labels).astype(np.int64)

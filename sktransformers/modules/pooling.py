@@ -45,6 +45,7 @@ class Pooling(nn.Module):
         if self.mode == "mean":
             total = hidden.masked_fill(~real, 0.0).sum(dim=1)
             return total / mask.sum(dim=1, keepdim=True).clamp(min=1).to(hidden.dtype)
-        scores = (hidden @ self.score.to(hidden.dtype)).float().masked_fill(mask == 0, -1e30)
-        weights = scores.softmax(dim=1).to(hidden.dtype)
+        scores = hidden @ self.score.to(hidden.dtype)
+        precise = torch.promote_types(scores.dtype, torch.float32)  # half precision is too coarse
+        weights = scores.to(precise).masked_fill(mask == 0, -1e30).softmax(dim=1).to(hidden.dtype)
         return (weights.unsqueeze(-1) * hidden.masked_fill(~real, 0.0)).sum(dim=1)

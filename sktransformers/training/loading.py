@@ -220,21 +220,30 @@ def _load_model(source: Source, spec: Backbone) -> PreTrainedModel:
             config = AutoConfig.from_pretrained(source.name, **source.kwargs())
             return AutoModel.from_config(config, trust_remote_code=spec.trust_remote_code, **how)
         backbone, info = AutoModel.from_pretrained(
-            source.name, output_loading_info=True, **source.kwargs(), **how
+            source.name,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # checked below, where the message names them
+            **source.kwargs(),
+            **how,
         )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # of the format's reader, a kernel's import, a network, ...
         raise ValueError(
             f"The backbone could not be loaded from {source.name!r}: {error}"
         ) from error
     drop_pooler(backbone)
-    missing = {key for key in info["missing_keys"] if not key.startswith("pooler.")}
-    if missing:
-        missing &= used_parameters(backbone)
-    if missing:
-        names = sorted(missing)
+    shapes = {
+        key: f"{key} ({tuple(in_files)} instead of {tuple(in_model)})"
+        for key, in_files, in_model in info["mismatched_keys"]
+    }
+    bad = {key for key in {*info["missing_keys"], *shapes} if not key.startswith("pooler.")}
+    if bad:
+        bad &= used_parameters(backbone)
+    if bad:
+        names = [shapes.get(key, key) for key in sorted(bad)]
         raise ValueError(
             f"The files of the backbone {source.name!r} lack {len(names)} weights that its "
-            f"forward pass needs: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+            f"forward pass needs, or have them in another shape: {', '.join(names[:5])}"
+            f"{', ...' if len(names) > 5 else ''}."
         )
     return backbone
 
@@ -246,11 +255,18 @@ def _load_tokenizer(name: Any, source: Source | None, spec: Backbone) -> Any:
         source = locate(name, spec)
     assert source is not None  # a model without a source was refused before
     try:
-        return AutoTokenizer.from_pretrained(source.name, **source.kwargs())
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(source.name, **source.kwargs())
+    except Exception as error:
         raise ValueError(
             f"The tokenizer could not be loaded from {source.name!r}: {error}"
         ) from error
+    # Without its files, transformers makes one of special tokens only, without a word.
+    if len(tokenizer) < 100 and not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise ValueError(
+            f"The files of a tokenizer are missing in {source.name!r}. Where it lies elsewhere, "
+            f"say so: Backbone({source.name!r}, tokenizer=...)."
+        )
+    return tokenizer
 
 
 def _trained_pooling(source: Source | None, tokenizer: Any) -> str:
