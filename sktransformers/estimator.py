@@ -233,7 +233,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         model = self._make_model(loaded.backbone, pooling, head, coding)
         if self.verbose:
             print(
-                f"New {type(head).__name__.lower()} head on {backbone.name!r}: "
+                f"New {type(head).__name__.lower()} head on {loading.label(backbone)}: "
                 f"{sum(p.numel() for p in model.head.parameters())} parameters, "
                 f"{pooling} pooling, started "
                 f"{'from a probe' if self.head_init == 'probe' else 'at random'}."

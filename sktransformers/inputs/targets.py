@@ -166,7 +166,9 @@ def find_classes(labels: np.ndarray) -> np.ndarray:
     """
     classes = np.unique(labels)
     if len(classes) < 2:
-        raise ValueError(f"A classifier needs at least two classes; y has 1 class: {classes.tolist()[0]!r}.")
+        raise ValueError(
+            f"A classifier needs at least two classes; y has 1 class: {classes.tolist()[0]!r}."
+        )
     return classes
 
 

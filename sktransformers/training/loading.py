@@ -97,25 +97,26 @@ def load(spec: Backbone, *, verbose: bool) -> Loaded:
     """
     with quiet(verbose):
         if isinstance(spec.name, PreTrainedModel):
-            backbone: Any = copy.deepcopy(spec.name.base_model)
-            source = None
-            if spec.tokenizer is None and not backbone.name_or_path:
+            backbone: Any = _copy(spec.name.base_model, spec.pretrained)
+            origin = backbone.name_or_path
+            if spec.tokenizer is None and not origin:
                 raise ValueError(
                     "backbone is a loaded model that does not say where it came from: pass "
                     "its tokenizer too, Backbone(model, tokenizer=tokenizer)."
                 )
-            tokenizer_name = spec.tokenizer or backbone.name_or_path
+            # Its directory knows the tokenizer, and the pooling that it was trained with.
+            known = spec.tokenizer is None or (origin and Path(origin).is_dir())
+            source = locate(origin, spec) if known else None
         else:
             source = locate(spec.name, spec)
             backbone = _load_model(source, spec)
-            tokenizer_name = spec.tokenizer
         drop_pooler(backbone)
         if backbone.config.is_encoder_decoder:
             raise ValueError(
-                f"{spec.name!r} is an encoder-decoder model; this estimator needs a backbone "
+                f"{label(spec)} is an encoder-decoder model; this estimator needs a backbone "
                 f"that gives one vector a token, an encoder or a decoder."
             )
-        tokenizer = _load_tokenizer(tokenizer_name, source, spec)
+        tokenizer = _load_tokenizer(source, spec)
         rows = backbone.get_input_embeddings().weight.shape[0]
         if len(tokenizer) > rows:
             raise ValueError(
@@ -123,6 +124,19 @@ def load(spec: Backbone, *, verbose: bool) -> Loaded:
                 f"{rows} rows: they do not belong together."
             )
         return Loaded(backbone, tokenizer, _trained_pooling(source, tokenizer))
+
+
+def label(spec: Backbone) -> str:
+    """What messages call a backbone."""
+    if isinstance(spec.name, PreTrainedModel):
+        return f"the loaded {type(spec.name).__name__}"
+    return repr(os.fspath(spec.name))
+
+
+def _copy(model: Any, pretrained: bool) -> Any:
+    if pretrained:
+        return copy.deepcopy(model)
+    return type(model)(copy.deepcopy(model.config))
 
 
 def locate(name: Any, spec: Backbone) -> Source:
@@ -248,11 +262,11 @@ def _load_model(source: Source, spec: Backbone) -> PreTrainedModel:
     return backbone
 
 
-def _load_tokenizer(name: Any, source: Source | None, spec: Backbone) -> Any:
-    if isinstance(name, transformers.PreTrainedTokenizerBase):
-        return name
-    if name is not None:
-        source = locate(name, spec)
+def _load_tokenizer(source: Source | None, spec: Backbone) -> Any:
+    if isinstance(spec.tokenizer, transformers.PreTrainedTokenizerBase):
+        return spec.tokenizer
+    if spec.tokenizer is not None:
+        source = locate(spec.tokenizer, spec)
     assert source is not None  # a model without a source was refused before
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.name, **source.kwargs())

@@ -58,6 +58,10 @@ def logistic_probe(
     coef : ndarray of shape (n_classes, width)
     intercept : ndarray of shape (n_classes,)
     """
+    coef = np.zeros((n_classes, vectors.shape[1]))
+    intercept = np.full(n_classes, -np.inf)
+    if (codes == codes[0]).all():  # a sample may miss a rare class; there is nothing to tell
+        return coef, np.zeros(n_classes)
     center = np.average(vectors, axis=0, weights=weights)
     scale = np.sqrt(np.mean((vectors - center) ** 2)) or 1.0
     scaled = (vectors - center) / scale
@@ -65,8 +69,6 @@ def logistic_probe(
     weights = weights / weights.mean()
     strength, held_out_loss = _best_strength(scaled, codes, weights, rng)
     model = _fit(strength, scaled, codes, weights)
-    coef = np.zeros((n_classes, vectors.shape[1]))
-    intercept = np.full(n_classes, -np.inf)
     coef[model.classes_], intercept[model.classes_] = _softmax_form(model)
     intercept[np.isinf(intercept)] = intercept[model.classes_].min()
     factor = _calibrating_factor(scaled @ coef.T + intercept, codes, weights, held_out_loss)
