@@ -30,6 +30,7 @@ from sktransformers.training.callbacks import (
     Progress,
     SklearnBridge,
     ValidationScore,
+    check_callbacks,
 )
 from sktransformers.training.net import EncodedDataset, FineTuningNet
 from sktransformers.training.probe import probe_rows
@@ -139,6 +140,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         backbone = loading.as_backbone(self.backbone)
         for spec in (optimizer, head, backbone):
             spec._validate_params()
+        check_callbacks(self.callbacks or [])
         device = runtime.resolve_device(self.device)
         precision = runtime.resolve_precision(self.precision, device)
         seed = runtime.resolve_seed(self.random_state)
@@ -155,6 +157,10 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         texts, y, weights = _take(texts, kept), y[kept], weights[kept]
         coding = self._make_coding(y, weights, earlier)
         targets = coding.encode(y, weights, "y")
+        kept = np.flatnonzero(targets.weights)  # once more: a class may weigh nothing
+        if len(kept) == 0:
+            raise ValueError("Every text weighs nothing: all classes of y have a weight of zero.")
+        texts, y, targets = _take(texts, kept), y[kept], targets.take(kept)
         validation = self._given_validation(X_val, y_val, coding)
         if validation is None and self.early_stopping:
             held_out = validation_rows(targets.strata, self.validation_fraction, rng)
@@ -292,6 +298,8 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         texts = self._check_X(X_val, name="X_val")
         labels = self._check_y(y_val, len(texts), name="y_val")
         targets = coding.encode(labels, np.ones(len(texts)), "y_val")
+        if not targets.weights.any():
+            raise ValueError("X_val weighs nothing: all classes of y_val have a weight of zero.")
         return Validation(X_val, labels, texts, targets)
 
     def _train_split(self, validation: Validation | None, encoder: TextEncoder) -> Any:
@@ -426,7 +434,8 @@ def _take(rows: Sequence[Any], positions: np.ndarray) -> Sequence[Any]:
 
 
 def _dataset(ids: Ragged, targets: Targets) -> EncodedDataset:
-    weights = torch.from_numpy(targets.weights.astype(np.float32))
+    # Only their proportions count: around one they are safe in the precision of any loss.
+    weights = torch.from_numpy(targets.weights / targets.weights.mean())
     return EncodedDataset(ids, torch.from_numpy(targets.values), weights)
 
 

@@ -8,7 +8,7 @@ or ``clf__head__dropout``. They hold parameters; ``fit`` checks them.
 from numbers import Real
 
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, InvalidParameterError
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -131,3 +131,12 @@ class AdamW(BaseEstimator):
         self.eps = eps
         self.head_lr = head_lr
         self.max_grad_norm = max_grad_norm
+
+    def _validate_params(self):
+        super()._validate_params()
+        rate = Interval(Real, 0, 1, closed="left")
+        if len(self.betas) != 2 or not all(map(rate.is_satisfied_by, self.betas)):
+            raise InvalidParameterError(
+                f"The 'betas' parameter of AdamW must be two floats in the range [0.0, 1.0). "
+                f"Got {self.betas!r} instead."
+            )

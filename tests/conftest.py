@@ -19,6 +19,7 @@ WORDS = {
     "sea": ["wave", "boat", "fish", "praia", "barco", "onda", "maré", "salty"],
     "city": ["street", "tram", "tower", "rua", "praça", "prédio", "metrô", "noisy"],
 }
+LEARNS = {"lr": 1e-2, "max_epochs": 8}  # enough to tell the topics below apart
 FILLERS = ["the", "a", "is", "and", "very", "o", "é", "muito", "in", "with"]
 
 
@@ -129,10 +130,10 @@ def binary():
 @pytest.fixture(scope="session")
 def fitted(make_clf, texts, labels):
     """A classifier that has learnt three topics; copy it before changing it."""
-    return make_clf(max_epochs=8).fit(texts, labels)
+    return make_clf(**LEARNS).fit(texts, labels)
 
 
 @pytest.fixture(scope="session")
 def fitted_binary(make_clf, binary):
     """A classifier that has learnt two topics; copy it before changing it."""
-    return make_clf(max_epochs=8).fit(*binary)
+    return make_clf(**LEARNS).fit(*binary)

@@ -37,11 +37,11 @@ def test_batches_differ_from_epoch_to_epoch():
     rng = np.random.default_rng(0)
     first, second = (bucketed_batches(lengths, 8, rng) for _ in range(2))
     together = [{frozenset(batch.tolist()) for batch in epoch} for epoch in (first, second)]
-    # Sorted as a whole, the same rows would meet in every epoch.
-    assert len(together[0] & together[1]) <= 1
+    # Sorted by their plain lengths, the same rows would meet in every epoch.
+    assert len(together[0] & together[1]) <= 4
 
 
-@pytest.mark.parametrize(("n", "most"), [(400, 1.8), (5000, 1.15)])
+@pytest.mark.parametrize(("n", "most"), [(400, 1.2), (5000, 1.1)])
 def test_rows_of_a_batch_have_similar_lengths(n, most):
     lengths = np.random.default_rng(0).geometric(0.06, n)
 

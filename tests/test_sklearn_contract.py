@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import sklearn
 import torch
+from conftest import LEARNS
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
@@ -124,7 +125,7 @@ RELOAD_NAMES = ["pickle", "joblib", "memory map", "deepcopy", "copy"]
 
 @pytest.mark.parametrize("reload", RELOADS, ids=RELOAD_NAMES)
 def test_reload_before_fit(reload, make_clf, fitted, texts, labels, tmp_path):
-    clf = reload(make_clf(max_epochs=8), tmp_path)
+    clf = reload(make_clf(**LEARNS), tmp_path)
     with pytest.raises(NotFittedError):
         clf.predict(texts)
     assert_array_equal(clf.fit(texts, labels).predict_proba(texts), fitted.predict_proba(texts))
@@ -285,11 +286,11 @@ def test_cross_val_predict(make_clf, texts, labels):
 
 def test_learning_curve(make_clf, texts, labels):
     sizes, train, test = learning_curve(
-        make_clf(max_epochs=8), texts, labels, train_sizes=[12, 24], cv=2, error_score="raise"
+        make_clf(**LEARNS), texts, labels, train_sizes=[12, 24], cv=2, error_score="raise"
     )
     assert sizes.tolist() == [12, 24]
     assert train.shape == test.shape == (2, 2)
-    assert train[-1].mean() > 0.6
+    assert train[-1].mean() > 0.8
 
 
 # ------------------------------------------------------------------ meta-estimators
@@ -299,17 +300,19 @@ def test_learning_curve(make_clf, texts, labels):
 def test_calibration(method, make_clf, texts, labels):
     if method == "temperature" and SKLEARN < parse_version("1.8"):
         pytest.skip("new in scikit-learn 1.8")
-    clf = CalibratedClassifierCV(make_clf(max_epochs=8), method=method, cv=2)
+    clf = CalibratedClassifierCV(make_clf(**LEARNS), method=method, cv=2)
     proba = clf.fit(texts, labels).predict_proba(texts)
+    parts = [part.predict_proba(texts) for part in clf.calibrated_classifiers_]
+    assert_allclose(proba, (parts[0] + parts[1]) / 2)
     assert_allclose(proba.sum(axis=1), 1)
-    assert clf.score(texts, labels) > 0.7
+    assert clf.score(texts, labels) > 0.6  # either has seen half of the rows
 
 
 def test_frozen_estimator_is_not_fitted_again(fitted, texts, labels):
     weights = copy.deepcopy(fitted.model_.state_dict())
     frozen = FrozenEstimator(fitted)
     clf = CalibratedClassifierCV(frozen, method="sigmoid").fit(texts, labels)
-    assert clf.score(texts, labels) > 0.7
+    assert clf.score(texts, labels) > 0.8
     assert_array_equal(clone(frozen).fit(texts, labels[::-1]).predict(texts), fitted.predict(texts))
     for name, tensor in fitted.model_.state_dict().items():
         assert torch.equal(tensor, weights[name])
@@ -319,7 +322,7 @@ def test_tuned_threshold(make_clf, binary):
     texts, labels = binary
     scorer = make_scorer(f1_score, pos_label="sea")
     clf = TunedThresholdClassifierCV(
-        make_clf(max_epochs=8), scoring=scorer, cv=2, thresholds=20, random_state=0
+        make_clf(**LEARNS), scoring=scorer, cv=2, thresholds=20, random_state=0
     ).fit(texts, labels)
     proba = clf.estimator_.predict_proba(texts)[:, 1]
     expected = np.where(proba >= clf.best_threshold_, "sea", "food")
@@ -328,28 +331,28 @@ def test_tuned_threshold(make_clf, binary):
 
 def test_voting(make_clf, texts, labels):
     tfidf = make_pipeline(TfidfVectorizer(), LogisticRegression())
-    clf = VotingClassifier([("ours", make_clf()), ("tfidf", tfidf)], voting="soft")
+    clf = VotingClassifier([("ours", make_clf(**LEARNS)), ("tfidf", tfidf)], voting="soft")
     proba = clf.fit(texts, labels).predict_proba(texts)
     parts = [part.predict_proba(texts) for part in clf.estimators_]
     assert_allclose(proba, (parts[0] + parts[1]) / 2)
-    assert clf.score(texts, labels) > 0.7
+    assert clf.score(texts, labels) > 0.8
 
 
 def test_stacking(make_clf, texts, labels):
     tfidf = make_pipeline(TfidfVectorizer(), LogisticRegression())
-    clf = StackingClassifier([("ours", make_clf()), ("tfidf", tfidf)], cv=2)
+    clf = StackingClassifier([("ours", make_clf(**LEARNS)), ("tfidf", tfidf)], cv=2)
     clf.fit(texts, labels)
     assert clf.stack_method_ == ["predict_proba", "predict_proba"]
     assert clf.transform(texts).shape == (48, 6)
-    assert clf.score(texts, labels) > 0.7
+    assert clf.score(texts, labels) > 0.8
 
 
 def test_one_vs_rest(make_clf, texts, labels):
-    clf = OneVsRestClassifier(make_clf(max_epochs=8)).fit(texts, labels)
+    clf = OneVsRestClassifier(make_clf(**LEARNS)).fit(texts, labels)
     assert [part.classes_.tolist() for part in clf.estimators_] == [[0, 1]] * 3
     scores = np.column_stack([part.decision_function(texts) for part in clf.estimators_])
     assert_array_equal(clf.predict(texts), clf.classes_[scores.argmax(axis=1)])
-    assert clf.score(texts, labels) > 0.7
+    assert clf.score(texts, labels) > 0.8
 
 
 def test_bagging(make_clf, texts, labels):
@@ -363,12 +366,14 @@ def test_bagging(make_clf, texts, labels):
 
 def test_adaboost(make_clf, texts, labels):
     X = column(texts)
-    clf = AdaBoostClassifier(make_clf(max_epochs=8), n_estimators=2, random_state=0)
+    clf = AdaBoostClassifier(make_clf(), n_estimators=2, random_state=0)
     clf.fit(X, labels)
-    assert clf.score(X, labels) > 0.7
-    # The second sees the same rows with other weights.
-    first, second = (part.predict_proba(X) for part in clf.estimators_)
-    assert np.abs(first - second).max() > 1e-3
+    assert clf.score(X, labels) > 0.5
+    # The second sees the same rows with other weights: its seed is not all that differs.
+    first, second = clf.estimators_
+    weights = np.where(first.predict(X) == labels, 1.0, np.exp(clf.estimator_weights_[0]))
+    by_hand = clone(second).fit(X, labels, sample_weight=weights)
+    assert_allclose(second.predict_proba(X), by_hand.predict_proba(X), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from itertools import chain
 import numpy as np
 import torch
 
-# Rows are sorted by length inside pieces of the shuffled data: of at most so many batches,
-# and of at most a quarter of the data, so that batches differ from epoch to epoch.
+# Rows are sorted by length inside pieces of the shuffled data of so many batches. Lengths are
+# blurred by up to so much, or the same rows of a small set would meet in every epoch. On short
+# texts a batch is then a tenth padding or less; random batches are half padding.
 _PIECE = 50
-_PIECES = 4
+_BLUR = 0.05
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,11 @@ def bucketed_batches(
         Row positions.
     """
     order = rng.permutation(len(lengths))
-    piece = batch_size * int(np.clip(len(lengths) // (batch_size * _PIECES), 1, _PIECE))
+    blurred = lengths * rng.uniform(1 - _BLUR, 1 + _BLUR, len(lengths))
+    piece = batch_size * _PIECE
     for begin in range(0, len(order), piece):
         part = order[begin : begin + piece]
-        order[begin : begin + piece] = part[np.argsort(lengths[part], kind="stable")]
+        order[begin : begin + piece] = part[np.argsort(blurred[part], kind="stable")]
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 

@@ -45,8 +45,10 @@ def as_rows(X: Any, name: str) -> Sequence[Any]:
             f"{name} is one single {type(X).__name__}; {_EXPECTED}. "
             f"For one text pass a list that holds it: [text]."
         )
+    if hasattr(X, "tocsr"):
+        raise TypeError(f"{name} is a sparse matrix, which holds no text; {_EXPECTED}.")
     shape = getattr(X, "shape", None)
-    if isinstance(shape, tuple) and len(shape) == 2 and not hasattr(X, "tocsr"):
+    if isinstance(shape, tuple) and len(shape) == 2:
         X = _only_column(X, shape, name)
     elif isinstance(shape, tuple) and len(shape) != 1:
         raise ValueError(f"{name} has shape {tuple(shape)}; {_EXPECTED}.")
@@ -56,8 +58,7 @@ def as_rows(X: Any, name: str) -> Sequence[Any]:
         # pyarrow first: its to_numpy refuses strings. polars, then NumPy and pandas.
         to_list = next((m for m in ("to_pylist", "to_list", "tolist") if hasattr(X, m)), None)
         if to_list is None:
-            hint = " (a sparse matrix holds no text)" if hasattr(X, "tocsr") else ""
-            raise TypeError(f"{name} is of type {type(X).__name__}{hint}; {_EXPECTED}.")
+            raise TypeError(f"{name} is of type {type(X).__name__}; {_EXPECTED}.")
         rows = getattr(X, to_list)()
     if len(rows) == 0:
         raise ValueError(

@@ -1,7 +1,7 @@
 """skorch callbacks: history, progress, best weights, and the bridge to scikit-learn's."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,6 +9,24 @@ from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
 from sktransformers.training.net import StopTraining
+
+
+def check_callbacks(callbacks: Iterable[Any]) -> None:
+    """Refuse what skorch could not call.
+
+    Raises
+    ------
+    TypeError
+        If an entry is neither a callback of skorch nor a tuple of a name and one.
+    """
+    for i, entry in enumerate(callbacks):
+        callback = entry[1] if isinstance(entry, (tuple, list)) and len(entry) == 2 else entry
+        kind = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(kind, Callback):
+            raise TypeError(
+                f"callbacks[{i}] is {entry!r}; expected a callback of skorch, or a tuple of a "
+                f"name and one. Callbacks of scikit-learn go to set_callbacks."
+            )
 
 
 class EpochHistory(Callback):

@@ -221,7 +221,8 @@ class FineTuningNet(skorch.NeuralNet):
         device = self._device()
         ids, targets, weights = batch["input_ids"], batch["targets"], batch["weights"]
         lengths = ids.lengths
-        total_weight = weights.sum()
+        # Validation rows may all weigh nothing: their mean loss is then zero.
+        total_weight = max(float(weights.sum()), torch.finfo(torch.float32).tiny)
         sums: dict[str, Any] = dict.fromkeys(self.metrics, 0)
         loss = torch.zeros((), device=device)
         for piece in token_budget(lengths, np.arange(len(ids)), self.max_batch_tokens):
@@ -231,9 +232,9 @@ class FineTuningNet(skorch.NeuralNet):
                 device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
             ):
                 logits = self.infer(inputs)
-            piece_loss = (
-                self.criterion_(logits, piece_targets, weights[piece].to(device)) / total_weight
-            )
+            precision = torch.promote_types(logits.dtype, torch.float32)
+            piece_weights = weights[piece].to(device, precision)
+            piece_loss = self.criterion_(logits, piece_targets, piece_weights) / total_weight
             if backward:
                 self.scaler_.scale(piece_loss).backward()
             loss += piece_loss.detach()
@@ -241,7 +242,7 @@ class FineTuningNet(skorch.NeuralNet):
                 sums[name] = sums[name] + metric(logits.detach(), piece_targets)
         return {
             "loss": loss,
-            "weight": float(total_weight),
+            "weight": total_weight,
             "sums": sums,
             "n_tokens": int(lengths.sum()),
         }
