@@ -8,11 +8,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
 
 from sktransformers import TransformerSequenceClassifier
+
+# The same examples in every run, however busy the machine.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 WORDS = {
     "food": ["bread", "cheese", "soup", "pão", "feijão", "queijo", "arroz", "tasty"],

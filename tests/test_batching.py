@@ -38,10 +38,10 @@ def test_batches_differ_from_epoch_to_epoch():
     first, second = (bucketed_batches(lengths, 8, rng) for _ in range(2))
     together = [{frozenset(batch.tolist()) for batch in epoch} for epoch in (first, second)]
     # Sorted by their plain lengths, the same rows would meet in every epoch.
-    assert len(together[0] & together[1]) <= 4
+    assert len(together[0] & together[1]) < 6
 
 
-@pytest.mark.parametrize(("n", "most"), [(400, 1.2), (5000, 1.1)])
+@pytest.mark.parametrize(("n", "most"), [(400, 1.2), (5000, 1.15)])
 def test_rows_of_a_batch_have_similar_lengths(n, most):
     lengths = np.random.default_rng(0).geometric(0.06, n)
 

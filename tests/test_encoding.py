@@ -80,7 +80,7 @@ def test_an_empty_text_has_a_token(tokenizer):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=()), max_size=40), min_size=1),
     max_length=st.integers(3, 20),

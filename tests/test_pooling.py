@@ -56,7 +56,7 @@ vectors = st.lists(st.floats(-3, 3), min_size=WIDTH, max_size=WIDTH)
 
 @modes
 @pytest.mark.parametrize("side", ["right", "left"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     texts=st.lists(st.lists(vectors, min_size=1, max_size=6), min_size=1, max_size=5),
     filler=st.sampled_from([0.0, 1e6, -1e6, float("nan"), float("inf")]),

@@ -35,7 +35,7 @@ def clf(fitted):
 # ------------------------------------------------------- neighbours, order, padding
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=60))
 def test_any_rows_in_any_order(fitted, proba, rows):
     found = fitted.predict_proba([TEXTS[i] for i in rows])
@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_the_number_of_texts(fitted, monkeypatch):
 # -------------------------------------------------------------------- the runner
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(st.lists(st.integers(1, 9), max_size=8), min_size=1, max_size=30),
     max_batch_tokens=st.integers(1, 40),
