@@ -41,6 +41,13 @@ def test_batches_differ_from_epoch_to_epoch():
     assert len(together[0] & together[1]) < 6
 
 
+def test_all_rows_may_meet():
+    # More rows than are sorted together: they must be shuffled before.
+    batches = bucketed_batches(np.full(4000, 5), 8, np.random.default_rng(0))
+    halves = [len(np.unique(batch // 2000)) for batch in batches]
+    assert np.mean(halves) > 1.9
+
+
 @pytest.mark.parametrize(("n", "most"), [(400, 1.2), (5000, 1.15)])
 def test_rows_of_a_batch_have_similar_lengths(n, most):
     lengths = np.random.default_rng(0).geometric(0.06, n)

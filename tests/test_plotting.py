@@ -35,5 +35,5 @@ def test_draws_into_given_axes_with_given_style(make_clf, texts, labels):
 def test_errors(make_clf):
     with pytest.raises(NotFittedError):
         HistoryDisplay.from_estimator(make_clf())
-    with pytest.raises(ValueError, match="'f1' is not in the history.*train_loss"):
+    with pytest.raises(ValueError, match=r"'f1' is not in the history.*train_loss"):
         HistoryDisplay([{"epoch": 1, "train_loss": 1.0}], metric="f1").plot()
