@@ -188,7 +188,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                 self._start_from_probe(model, ids, targets, coding, pad_id, precision, rng)
 
             lr = self.lr or optimizers.default_lr(hidden_size(model.backbone.config))
-            head_lr = optimizer.head_lr or lr * (1 if self.head_init == "probe" else 10)
+            head_lr = optimizer.head_lr or 10 * lr
             n_batches = -(-len(ids) // self.batch_size)
             n_steps = n_batches * self.max_epochs
             net = FineTuningNet(

@@ -113,8 +113,7 @@ class AdamW(BaseEstimator):
     eps : float, default=1e-8
         Term added to the denominator.
     head_lr : float, default=None
-        Peak learning rate of pooling and head. None means that of the backbone when the
-        head starts from a probe, ten times that of the backbone when it starts at random.
+        Peak learning rate of pooling and head; None means ten times that of the backbone.
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm; None leaves them alone.
     """

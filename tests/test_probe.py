@@ -43,7 +43,21 @@ def choose(monkeypatch):
     return set_choice
 
 
+@pytest.fixture(autouse=True)
+def whole_probe(monkeypatch):
+    """What these tests compare with is the probe itself, not the half that a head gets."""
+    monkeypatch.setattr(probe, "_SHARE", 1.0)
+
+
 # ----------------------------------------------------------------- the formula
+
+
+def test_a_head_starts_with_half_of_the_logits(monkeypatch):
+    vectors, codes = blobs(60, 3)
+    whole = fit(vectors, codes)
+    monkeypatch.undo()
+    for part, half in zip(whole, fit(vectors, codes)):
+        np.testing.assert_allclose(half, 0.5 * part, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 7])

