@@ -1,6 +1,7 @@
 import hashlib
 import importlib.util
 import json
+import logging.handlers
 import pickle
 import shutil
 import threading
@@ -22,6 +23,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     T5Config,
+    XLNetConfig,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -101,6 +103,19 @@ def test_loaded_model_with_a_head(tiny_backbone):
     assert equal(loaded.backbone, model.bert)
     tokenizer = make_tokenizer()
     assert load(model, tokenizer=tokenizer).tokenizer is tokenizer
+
+
+def test_weights_that_a_user_put_in_stay(tiny_backbone, make_clf, texts, labels):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["zebra"])
+    model = AutoModel.from_pretrained(tiny_backbone)
+    model.resize_token_embeddings(len(tokenizer))
+    model.encoder.layer[0].output.dense = torch.nn.Linear(64, 32)
+    clf = make_clf(backbone=Backbone(model, tokenizer=tokenizer), lr=1e-12, max_epochs=1)
+    found = clf.fit(texts, labels).model_.backbone
+    for name, weight in model.state_dict().items():
+        if not name.startswith("pooler."):
+            torch.testing.assert_close(found.state_dict()[name], weight)
 
 
 def test_loaded_model_without_a_tokenizer(tiny_backbone):
@@ -209,6 +224,18 @@ def test_weights_that_are_not_used_may_be_anything(directory, tiny_backbone, cha
 
     edit_weights(directory, edit)
     assert equal(load(directory).backbone, AutoModel.from_pretrained(tiny_backbone))
+
+
+def test_weight_that_forward_does_not_use_may_be_missing(tmp_path):
+    # XLNet's mask embedding serves its pretraining only.
+    config = XLNetConfig(vocab_size=300, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    edit_weights(tmp_path, lambda weights: weights.pop("mask_emb"))
+    load(tmp_path)
+    edit_weights(tmp_path, lambda weights: weights.pop("layer.0.rel_attn.k"))
+    with pytest.raises(ValueError, match=r"lack 1 weights .*: layer\.0\.rel_attn\.k\."):
+        load(tmp_path)
 
 
 def test_more_tokens_than_embeddings(directory):
@@ -398,11 +425,15 @@ def test_hub_forbidden_by_the_user():
 
 
 class Hub(ThreadingHTTPServer):
-    """A hub on this machine that gives every request the same answer."""
+    """A hub on this machine.
+
+    It gives every request the same answer; without a status it never answers; with a
+    directory it is the repository org/tiny, for those who have a token.
+    """
 
     daemon_threads = True
 
-    def __init__(self, status, headers=()):
+    def __init__(self, status=None, headers=(), directory=None):
         self.requests = []
         self.asleep = threading.Event()
         hub = self
@@ -410,16 +441,35 @@ class Hub(ThreadingHTTPServer):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 hub.requests.append((self.path, self.headers.get("Authorization")))
-                if status is None:
-                    hub.asleep.wait(30)  # no answer at all
-                    return
-                self.send_response(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                if directory is not None:
+                    self.send(*self.look_up())
+                elif status is not None:
+                    self.send(status, headers, b"")
+                else:
+                    hub.asleep.wait(30)
 
             do_HEAD = do_GET
+
+            def look_up(self):
+                path = self.path.partition("?")[0]
+                if self.headers.get("Authorization") != "Bearer hf_secret":
+                    return 401, [("X-Error-Code", "RepoNotFound")], b""
+                if path.startswith("/api/models/org/tiny/revision/"):
+                    return 200, [("Content-Type", "application/json")], b'{"id": "org/tiny"}'
+                file = directory / path.removeprefix("/org/tiny/resolve/v1/")
+                if not file.is_file():
+                    return 404, [("X-Error-Code", "EntryNotFound")], b""
+                content = file.read_bytes()
+                etag = hashlib.sha256(content).hexdigest()
+                return 200, [("ETag", f'"{etag}"'), ("X-Repo-Commit", "a" * 40)], content
+
+            def send(self, status, headers, content):
+                self.send_response(status)
+                for name, value in (*headers, ("Content-Length", str(len(content)))):
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(content)
 
             def log_message(self, *args):
                 pass
@@ -441,9 +491,12 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "_HUB_TIMEOUT", 1)
     huggingface_hub.close_session()  # it may remember to be offline
 
-    def start(*answer):
-        hubs.append(Hub(*answer))
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hubs[-1].server_port}")
+    def start(*answer, **options):
+        hubs.append(Hub(*answer, **options))
+        here = f"http://127.0.0.1:{hubs[-1].server_port}"
+        files = here + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", here)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         return hubs[-1]
 
     yield start
@@ -452,6 +505,25 @@ def hub(monkeypatch, tmp_path):
         one.shutdown()
         one.server_close()
     huggingface_hub.close_session()
+
+
+def test_download(hub, directory, tiny_backbone, capfd):
+    (directory / "modules.json").write_text('[{"type": "a.Pooling", "path": "p"}]')
+    (directory / "p").mkdir()
+    (directory / "p" / "config.json").write_text('{"pooling_mode": "max"}')
+    server = hub(directory=directory)
+    capfd.readouterr()
+    loaded = load("org/tiny", revision="v1", token="hf_secret")
+    assert capfd.readouterr() == ("", "")
+    assert equal(loaded.backbone, AutoModel.from_pretrained(tiny_backbone))
+    assert loaded.tokenizer("fish")["input_ids"] == make_tokenizer()("fish")["input_ids"]
+    assert loaded.pooling == "max"
+    with pytest.raises(ValueError, match="hub refused it"):
+        load("org/tiny", revision="v1", token="hf_wrong")
+    # From now on it needs no hub.
+    server.shutdown()
+    server.server_close()
+    assert equal(load("org/tiny", revision="v1").backbone, loaded.backbone)
 
 
 def test_hub_refuses(hub):
@@ -550,9 +622,18 @@ def test_nothing_is_written_and_nobody_warned(make_clf, directory, texts, labels
 
     edit_weights(directory, as_masked_lm)
     clf = make_clf(backbone=str(directory), early_stopping=True, validation_fraction=0.3)
+    records = logging.handlers.BufferingHandler(1000)
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub", "skorch")]
+    for logger in loggers:  # their own handlers write where pytest does not look
+        logger.addHandler(records)
     capfd.readouterr()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        clf.fit(texts, labels).predict(texts)
-        pickle.loads(pickle.dumps(clf)).predict_proba(texts)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            clf.fit(texts, labels).predict(texts)
+            pickle.loads(pickle.dumps(clf)).predict_proba(texts)
+    finally:
+        for logger in loggers:
+            logger.removeHandler(records)
     assert capfd.readouterr() == ("", "")
+    assert [record.getMessage() for record in records.buffer] == []
