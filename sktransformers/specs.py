@@ -20,7 +20,7 @@ class Backbone(BaseEstimator):
     ----------
     name : str, path or PreTrainedModel, default="sentence-transformers/all-MiniLM-L6-v2"
         Id on the Hugging Face hub, directory, or a loaded model. A loaded model is
-        copied and never trained in place.
+        copied and never trained in place; it keeps its own data type and attention kernel.
     tokenizer : str, path or tokenizer, default=None
         Where the tokenizer comes from; None means from the same place as the model.
     revision : str, default=None

@@ -9,7 +9,10 @@ from families import FAMILIES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.pipeline import make_pipeline
-from transformers import ByT5Tokenizer, CanineTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
+from transformers import ByT5Tokenizer, CanineTokenizer, PreTrainedTokenizerFast
 
 from sktransformers.inputs import encoding
 from sktransformers.inputs.encoding import Ragged, TextEncoder, private_tokenizer, special_tokens
@@ -261,3 +264,13 @@ def test_a_hundred_thousand_words(make_clf, texts, labels):
     with pytest.warns(UserWarning, match="1 of 1 texts"):
         beginning = clf.predict_proba([book[:2000]])
     np.testing.assert_array_equal(whole, beginning)
+
+
+def test_special_tokens_of_a_vocabulary_without_the_letter_a():
+    # Byte-level BPE without an unknown token drops what it does not know, here all but "0".
+    backend = Tokenizer(BPE(vocab={"0": 0, "<s>": 1, "</s>": 2}, merges=[]))
+    backend.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    assert special_tokens(tokenizer) == ([1], [2])

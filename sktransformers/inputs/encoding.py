@@ -15,6 +15,7 @@ from sktransformers.inputs.batching import Ragged
 
 # A tokenizer returns Python objects; so many texts at a time bound their number.
 CHUNK = 1024
+_PROBES = ("a", "A", "0", ".", "\u4e2d")
 MULTILINGUAL = (
     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
     "FacebookAI/xlm-roberta-base",
@@ -164,6 +165,12 @@ def _tokenize_valid(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     ]
 
 
+def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:
+    if tokenizer.is_fast:
+        return tokenizer.backend_tokenizer.encode(text, add_special_tokens=special).ids
+    return tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Ids that the tokenizer puts before and after a text.
 
@@ -172,16 +179,13 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     ValueError
         If the text does not stand in one piece between them.
     """
-    if tokenizer.is_fast:
-        backend = tokenizer.backend_tokenizer
-        bare = backend.encode("a", add_special_tokens=False).ids
-        full = backend.encode("a", add_special_tokens=True).ids
-    else:
-        bare, full = (
-            tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"]
-            for special in (False, True)
-        )
-    for i in range(len(full) - len(bare) + 1):
+    bare: list[int] = []
+    full: list[int] = []
+    for text in _PROBES:  # the first that the vocabulary does not drop
+        bare, full = (_ids(tokenizer, text, special) for special in (False, True))
+        if bare:
+            break
+    for i in range(len(full) - len(bare) + 1 if bare else 0):
         if full[i : i + len(bare)] == bare:
             return list(full[:i]), list(full[i + len(bare) :])
     raise ValueError(

@@ -1,5 +1,6 @@
 """skorch callbacks: history, progress, best weights, and the bridge to scikit-learn's."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -36,7 +37,7 @@ class EpochHistory(Callback):
         self.start_ = time.perf_counter()
         self.train_seconds_ = 0.0
         self.sums_: dict[str, dict[str, Any]] = {"train": {}, "valid": {}}
-        self.steps_: list[dict[str, Any]] = []
+        self.norms_: list[float] = []
 
     def on_batch_end(self, net: Any, batch: Any, training: bool, **step: Any) -> None:
         sums = self.sums_["train" if training else "valid"]
@@ -50,9 +51,10 @@ class EpochHistory(Callback):
         for name, value in values.items():
             sums[name] = sums.get(name, 0) + value
         if training:
-            self.steps_.append({"grad_norm": step["grad_norm"], "lr": step["lr"]})
-            net.history.record_batch("grad_norm", float(step["grad_norm"]))
-            net.history.record_batch("lr", step["lr"])
+            self.norms_.append(float(step["grad_norm"]))
+            self.lr_ = step["lr"]
+            net.history.record_batch("grad_norm", self.norms_[-1])
+            net.history.record_batch("lr", self.lr_)
             net.history.record_batch("tokens", step["n_tokens"])
             self.train_seconds_ = time.perf_counter() - self.start_
 
@@ -63,9 +65,10 @@ class EpochHistory(Callback):
                 record(f"{split}_loss", float(sums["loss"]) / sums["weight"])
                 for name in net.metrics:
                     record(f"{split}_{name}", float(sums[name]) / sums["rows"])
-        norms = [float(step["grad_norm"]) for step in self.steps_]
+        # A float16 step that overflowed was not made: it does not count.
+        norms = [norm for norm in self.norms_ if math.isfinite(norm)] or self.norms_
         record("grad_norm", sum(norms) / len(norms))
-        record("lr", self.steps_[-1]["lr"])
+        record("lr", self.lr_)
         record("seconds", time.perf_counter() - self.start_)
         record("tokens_per_second", self.sums_["train"]["tokens"] / self.train_seconds_)
 
