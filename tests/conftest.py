@@ -69,20 +69,28 @@ def save_backbone(directory, config, tokenizer, seed=0):
     return str(directory)
 
 
+def save_tiny_bert(directory, **options):
+    """Write a BERT of two layers, 32 wide, that reads 64 tokens; return the path as str."""
+    tokenizer = make_tokenizer()
+    defaults = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,  # wide enough that random features tell words apart
+    }
+    return save_backbone(directory, BertConfig(**{**defaults, **options}), tokenizer)
+
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory):
-    """Directory of a BERT of two layers, 32 wide, that reads 64 tokens."""
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.2,  # wide enough that random features tell words apart
-    )
-    return save_backbone(tmp_path_factory.mktemp("tiny-bert"), config, tokenizer)
+    """Directory of the tiny BERT."""
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny-bert"))
 
 
 @pytest.fixture(scope="session")

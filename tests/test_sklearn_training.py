@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LEARNS, make_tokenizer, save_backbone
+from conftest import LEARNS, NO_DROPOUT, save_tiny_bert
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import log_loss
 from skorch.callbacks import Callback, EarlyStopping
-from transformers import AutoModel, BertConfig
+from transformers import AutoModel
 
 from sktransformers import AdamW, Backbone, BatchHistory, Linear
 
@@ -21,21 +21,10 @@ from sktransformers import AdamW, Backbone, BatchHistory, Linear
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory, make_clf):
     """Parameters that leave nothing to chance but the head's start, in float64."""
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    directory = save_backbone(tmp_path_factory.mktemp("no-dropout"), config, tokenizer)
+    directory = tmp_path_factory.mktemp("no-dropout")
+    save_tiny_bert(directory, num_hidden_layers=1, intermediate_size=32, **NO_DROPOUT)
     return {
-        "backbone": Backbone(directory, dtype="float64"),
+        "backbone": Backbone(str(directory), dtype="float64"),
         "head": Linear(dropout=0.0),
         "head_init": "random",
         "batch_size": 1000,

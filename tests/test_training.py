@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import make_texts, make_tokenizer, save_backbone
+from conftest import NO_DROPOUT, make_texts, make_tokenizer, save_tiny_bert
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, EpochTimer, Freezer
 from torch import nn
-from transformers import AutoModel, BertConfig
+from transformers import AutoModel
 
 from sktransformers import AdamW, Backbone, BatchHistory, Linear
 from sktransformers.inputs.targets import validation_rows
@@ -31,19 +31,7 @@ WEIGHTS = np.random.default_rng(0).uniform(0.2, 3.0, 48)
 @pytest.fixture(scope="module")
 def still_backbone(tmp_path_factory):
     """The tiny backbone without dropout."""
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    return save_backbone(tmp_path_factory.mktemp("still-bert"), config, tokenizer)
+    return save_tiny_bert(tmp_path_factory.mktemp("still-bert"), **NO_DROPOUT)
 
 
 @pytest.fixture
