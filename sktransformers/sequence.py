@@ -47,8 +47,8 @@ class TransformerSequenceClassifier(ClassifierMixin, TransformerEstimator):
     head_init : {"probe", "random"}, default="probe"
         Start of the head. ``"probe"`` fits a regularised logistic regression on the frozen
         backbone's pooled vectors of at most 10,000 training texts and takes its weights
-        (LP-FT, Kumar et al. 2022, arXiv:2202.10054). ``"random"`` draws weights from
-        N(0, 0.02) with zero bias.
+        (LP-FT, Kumar et al. 2022, arXiv:2202.10054), scaled down to its held-out loss and
+        by half again. ``"random"`` draws weights from N(0, 0.02) with zero bias.
     lr : float, default=None
         Peak learning rate of the backbone. None means
         ``2e-4 * (384 / hidden_size) ** 2``, at least 1e-5 and at most 1e-3: 2e-4 for the

@@ -82,7 +82,7 @@ def load(spec: Backbone, *, verbose: bool) -> Loaded:
     spec : Backbone
         As `as_backbone` returns it.
     verbose : bool
-        Whether download and loading bars may show.
+        Whether download bars may show.
 
     Returns
     -------
@@ -335,7 +335,7 @@ def _read_json(source: Source | None, file: str) -> Any:
 
 @contextmanager
 def quiet(verbose: bool) -> Iterator[None]:
-    """Silence the reports of transformers and the hub, and their bars unless verbose.
+    """Silence the reports of transformers and the hub, and download bars unless verbose.
 
     What they report of missing weights is checked here, and a new head is no surprise.
     """
@@ -345,8 +345,8 @@ def quiet(verbose: bool) -> Iterator[None]:
     hub_bars = not huggingface_hub.utils.are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()
     huggingface_hub.logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # reading from disk takes no time
     if not verbose:
-        transformers_logging.disable_progress_bar()
         huggingface_hub.utils.disable_progress_bars()
     try:
         yield
