@@ -180,12 +180,11 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                 }
             fitted |= coding.attributes
             model = fitted["model_"].to(device)
-            pad_id = _pad_id(fitted["tokenizer_"])
             encoder = TextEncoder(fitted["tokenizer_"], fitted["max_length_"])
             ids, counts = encoder.encode(texts)
             counts.warn(fitted["max_length_"])
             if earlier is None and self.head_init == "probe":
-                self._start_from_probe(model, ids, targets, coding, pad_id, precision, rng)
+                self._start_from_probe(model, ids, targets, coding, encoder.pad_id, precision, rng)
 
             lr = self.lr or optimizers.default_lr(hidden_size(model.backbone.config))
             head_lr = optimizer.head_lr or 10 * lr
@@ -205,7 +204,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                     self.schedule, n_steps, optimizers.warmup_steps(self.warmup, n_steps)
                 ),
                 metrics=self._metrics,
-                pad_id=pad_id,
+                pad_id=encoder.pad_id,
                 max_batch_tokens=self.max_batch_tokens,
                 max_grad_norm=optimizer.max_grad_norm,
                 autocast_dtype=precision,
@@ -357,7 +356,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                 lambda **inputs: self.model_(**inputs).logits,
                 ids,
                 device=self.model_.device,
-                pad_id=_pad_id(self.tokenizer_),
+                pad_id=encoder.pad_id,
                 max_batch_tokens=self.max_batch_tokens,
                 autocast_dtype=runtime.resolve_precision(self.precision, self.model_.device),
             )
@@ -437,12 +436,6 @@ def _dataset(ids: Ragged, targets: Targets) -> EncodedDataset:
     # Only their proportions count: around one they are safe in the precision of any loss.
     weights = torch.from_numpy(targets.weights / targets.weights.mean())
     return EncodedDataset(ids, torch.from_numpy(targets.values), weights)
-
-
-def _pad_id(tokenizer: Any) -> int:
-    # Padding is masked: where a backbone has no token for it, any other will do.
-    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in candidates if token is not None)
 
 
 def _epoch_row(row: dict[str, Any], earlier_epochs: int) -> dict[str, Any]:

@@ -102,6 +102,11 @@ class TextEncoder:
     max_length : int
         Most tokens a text may have, special tokens included.
 
+    Attributes
+    ----------
+    pad_id : int
+        Id to fill the places behind a text with.
+
     Raises
     ------
     ValueError
@@ -112,10 +117,11 @@ class TextEncoder:
         _keep_all_tokens(tokenizer)
         self.tokenizer = tokenizer
         self.prefix, self.suffix = special_tokens(tokenizer)
+        # Padding is masked: where a backbone has no token for it, any other will do.
+        self.pad_id = _first_id(tokenizer.pad_token_id, tokenizer.eos_token_id)
         # A decoder's tokenizer may leave nothing of an empty text: attention over no token
         # has no value, or one that depends on the padding.
-        ends = (tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
-        self.nothing = [next(token for token in ends if token is not None)]
+        self.nothing = [_first_id(tokenizer.eos_token_id, tokenizer.pad_token_id)]
         self.room = max_length - len(self.prefix) - len(self.suffix)
         if self.room < 1:
             raise ValueError(
@@ -143,6 +149,10 @@ class TextEncoder:
         )
         rows = [self.prefix + body[: self.room] + self.suffix or self.nothing for body in bodies]
         return Encoded(Ragged.of(rows), counts)
+
+
+def _first_id(*candidates: int | None) -> int:
+    return next((token for token in candidates if token is not None), 0)
 
 
 def _tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
