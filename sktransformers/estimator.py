@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
@@ -16,13 +16,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.helper import predefined_split
 
-from sktransformers.inference.predictor import run
-from sktransformers.inputs.batching import Ragged
-from sktransformers.inputs.encoding import Counts, TextEncoder, private_tokenizer
+from sktransformers.inference.predictor import Predictor
+from sktransformers.inputs.batching import Encoded, Ragged, flat
+from sktransformers.inputs.encoding import Counts, private_tokenizer
 from sktransformers.inputs.targets import Targets, check_weights, validation_rows
+from sktransformers.inputs.windows import WindowPlan
 from sktransformers.modules.backbone import hidden_size, position_limit
-from sktransformers.modules.pooling import POOLINGS
-from sktransformers.specs import AdamW, Linear
+from sktransformers.specs import AdamW, Backbone, Linear, MLPHead, Windows, named
 from sktransformers.training import loading, optimizers, runtime
 from sktransformers.training.callbacks import (
     EpochHistory,
@@ -47,34 +47,48 @@ except ImportError:
         return method
 
 
-_PREDICT_CHUNK = 4096  # texts that are tokenized and sorted together
+_PREDICT_CHUNK = 4096  # rows that are tokenized and sorted together
 _MAX_DEFAULT_LENGTH = 512
 
 
 @dataclass
-class Validation:
-    """Rows that are watched during training, as the user gave them and as the loss reads."""
+class Options:
+    """What the parameters of an estimator stand for, checked."""
 
-    X: Any
+    backbone: Backbone
+    head: Any
+    optimizer: AdamW
+    device: torch.device
+    precision: torch.dtype | None
+    seed: int
+
+
+@dataclass
+class Data:
+    """Rows as the encoder reads them, y as the user gave it, and what the loss reads."""
+
+    rows: Sequence[Any]
     y: Any
-    texts: Sequence[Any]
     targets: Targets
+    X: Any = None  # as the user gave it, where a scorer is to see it
+
+    def take(self, positions: np.ndarray) -> "Data":
+        """Some of the rows."""
+        if len(positions) == len(self.rows):
+            return self
+        rows = [self.rows[i] for i in positions]
+        return Data(rows, self.y[positions], self.targets.take(positions), rows)
 
 
 class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
-    """Fit and predict for any task with one output vector a row.
+    """Fit and predict for any task whose rows go through one backbone.
 
-    A task declares ``_criterion`` (loss module), ``_metrics`` (sums for the history) and
-    the hooks at the end of this class.
+    A task fills in the hooks at the end of this class.
     """
-
-    _criterion: ClassVar[Any]
-    _metrics: ClassVar[dict[str, Callable[..., Any]]]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "backbone": "no_validation",
-        "pooling": [StrOptions({"auto", *POOLINGS})],
-        "head": [StrOptions({"linear"}), Linear],
+        "head": [StrOptions({"linear"}), Linear, MLPHead],
         "head_init": [StrOptions({"probe", "random"})],
         "lr": [Interval(Real, 0, None, closed="neither"), None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
@@ -87,6 +101,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         ],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "long_text": [StrOptions({"truncate", "window"}), Windows],
         "max_batch_tokens": [Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean"],
         "validation_fraction": [
@@ -135,43 +150,22 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
             If a parameter, X, y or a weight is not as described, or no backbone can be
             loaded. Nothing is loaded or trained before everything else was checked.
         """
-        optimizer = AdamW() if self.optimizer == "adamw" else self.optimizer
-        head = Linear() if self.head == "linear" else self.head
-        backbone = loading.as_backbone(self.backbone)
-        for spec in (optimizer, head, backbone):
-            spec._validate_params()
-        check_callbacks(self.callbacks or [])
-        device = runtime.resolve_device(self.device)
-        precision = runtime.resolve_precision(self.precision, device)
-        seed = runtime.resolve_seed(self.random_state)
-        rng = np.random.default_rng(seed)
+        options = self._check_options()
+        rng = np.random.default_rng(options.seed)
         earlier = self if self.warm_start and self.__sklearn_is_fitted__() else None
         given = {"X": X, "y": y}
         if sample_weight is not None:
             given["metadata"] = {"sample_weight": sample_weight}
-
-        texts = self._check_X(X)
-        weights = check_weights(sample_weight, len(texts))
-        y = self._check_y(y, len(texts))
-        kept = np.flatnonzero(weights)
-        texts, y, weights = _take(texts, kept), y[kept], weights[kept]
-        coding = self._make_coding(y, weights, earlier)
-        targets = coding.encode(y, weights, "y")
-        kept = np.flatnonzero(targets.weights)  # once more: a class may weigh nothing
-        if len(kept) == 0:
-            raise ValueError("Every text weighs nothing: all classes of y have a weight of zero.")
-        texts, y, targets = _take(texts, kept), y[kept], targets.take(kept)
+        train, coding = self._check_data(X, y, sample_weight, earlier)
         validation = self._given_validation(X_val, y_val, coding)
         if validation is None and self.early_stopping:
-            held_out = validation_rows(targets.strata, self.validation_fraction, rng)
-            train = np.setdiff1d(np.arange(len(texts)), held_out)
-            held_texts = _take(texts, held_out)
-            validation = Validation(held_texts, y[held_out], held_texts, targets.take(held_out))
-            texts, targets = _take(texts, train), targets.take(train)
+            held_out = validation_rows(train.targets.strata, self.validation_fraction, rng)
+            validation = train.take(held_out)
+            train = train.take(np.setdiff1d(np.arange(len(train.rows)), held_out))
 
-        with runtime.seeded(seed, device):
+        with runtime.seeded(options.seed, options.device):
             if earlier is None:
-                fitted = self._build(backbone, head, coding)
+                fitted = self._build(options, coding)
             else:
                 fitted = {
                     "model_": copy.deepcopy(earlier.model_),
@@ -179,45 +173,9 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                     "max_length_": earlier.max_length_,
                 }
             fitted |= coding.attributes
-            model = fitted["model_"].to(device)
-            encoder = TextEncoder(fitted["tokenizer_"], fitted["max_length_"])
-            ids, counts = encoder.encode(texts)
-            counts.warn(fitted["max_length_"])
-            if earlier is None and self.head_init == "probe":
-                self._start_from_probe(model, ids, targets, coding, encoder.pad_id, precision, rng)
-
-            lr = self.lr or optimizers.default_lr(hidden_size(model.backbone.config))
-            head_lr = optimizer.head_lr or 10 * lr
-            n_batches = -(-len(ids) // self.batch_size)
-            n_steps = n_batches * self.max_epochs
-            net = FineTuningNet(
-                model,
-                self._criterion,
-                optimizer=partial(
-                    optimizers.build_optimizer,
-                    spec=optimizer,
-                    lr=lr,
-                    head_lr=head_lr,
-                    weight_decay=self.weight_decay,
-                ),
-                schedule=optimizers.schedule_factor(
-                    self.schedule, n_steps, optimizers.warmup_steps(self.warmup, n_steps)
-                ),
-                metrics=self._metrics,
-                pad_id=encoder.pad_id,
-                max_batch_tokens=self.max_batch_tokens,
-                max_grad_norm=optimizer.max_grad_norm,
-                autocast_dtype=precision,
-                rng=rng,
-                default_callbacks=self._callbacks(fitted, validation, n_batches, n_steps, given),
-                callbacks=copy.deepcopy(list(self.callbacks or [])),
-                train_split=self._train_split(validation, encoder),
-                batch_size=self.batch_size,
-                max_epochs=self.max_epochs,
-                device=device,
-                verbose=0,
-            )
-            net.fit(_dataset(ids, targets))
+            probe = earlier is None and self.head_init == "probe"
+            net = self._train(options, fitted, train, validation, coding, probe, rng, given)
+        model = fitted["model_"]
         model.eval()
         model.zero_grad(set_to_none=True)
 
@@ -225,29 +183,68 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         history = list(earlier.history_) if earlier else []
         history += [_epoch_row(row, len(history)) for row in net.history]
         self._set_features(X)
-        self.__dict__.update(
-            fitted, net_=net, history_=history, n_iter_=len(history), lr_=float(lr)
-        )
+        lr = net.optimizer_.defaults["lr"]
+        self.__dict__.update(fitted, net_=net, history_=history, n_iter_=len(history), lr_=lr)
         return self
 
-    def _build(self, backbone: Any, head: Linear, coding: Any) -> dict[str, Any]:
+    def _check_options(self) -> Options:
+        """Check what can be checked without the data."""
+        backbone = loading.as_backbone(self.backbone)
+        head, optimizer = self._head(), named(self.optimizer)
+        specs = [backbone, head, optimizer]
+        if self.long_text != "truncate":
+            specs.append(named(self.long_text))
+        for spec in specs:
+            spec._validate_params()
+        check_callbacks(self.callbacks or [])
+        device = runtime.resolve_device(self.device)
+        precision = runtime.resolve_precision(self.precision, device)
+        seed = runtime.resolve_seed(self.random_state)
+        return Options(backbone, head, optimizer, device, precision, seed)
+
+    def _head(self) -> Any:
+        """The head that the parameters ask for."""
+        return named(self.head)
+
+    def _check_data(self, X: Any, y: Any, sample_weight: Any, earlier: Any) -> tuple[Data, Any]:
+        """Training rows that weigh something, and the coding of their targets."""
+        rows = self._check_X(X)
+        weights = check_weights(sample_weight, len(rows))
+        y = self._check_y(y, rows)
+        kept = np.flatnonzero(weights)
+        if len(kept) < len(rows):
+            rows, y, weights = [rows[i] for i in kept], y[kept], weights[kept]
+        coding = self._make_coding(y, weights, earlier)
+        data = Data(rows, y, coding.encode(y, weights, "y"), rows)
+        kept = np.flatnonzero(data.targets.row_weights)  # once more: a class may weigh nothing
+        if len(kept) == 0:
+            raise ValueError("Every row of X weighs nothing: there is nothing to learn from.")
+        return data.take(kept), coding
+
+    def _build(self, options: Options, coding: Any) -> dict[str, Any]:
         """Load the backbone, put a head on it, prepare the tokenizer."""
-        loaded = loading.load(backbone, verbose=bool(self.verbose))
+        loaded = loading.load(options.backbone, verbose=bool(self.verbose))
         max_length = self._resolve_max_length(loaded)
-        pooling = loaded.pooling if self.pooling == "auto" else self.pooling
-        model = self._make_model(loaded.backbone, pooling, head, coding)
+        tokenizer = private_tokenizer(loaded.tokenizer)
+        names = coding.names
+        head = options.head._layers()
+        model = self._make_model(
+            loaded.backbone,
+            loaded.pooling,
+            coding,
+            backbone_config=loaded.backbone.config,
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+            **{f"head_{name}": value for name, value in head.items()},
+        )
         if self.verbose:
             print(
-                f"New {type(head).__name__.lower()} head on {loading.label(backbone)}: "
+                f"New {type(options.head).__name__.lower()} head on "
+                f"{loading.label(options.backbone)}: "
                 f"{sum(p.numel() for p in model.head.parameters())} parameters, "
-                f"{pooling} pooling, started "
-                f"{'from a probe' if self.head_init == 'probe' else 'at random'}."
+                f"started {'from a probe' if self.head_init == 'probe' else 'at random'}."
             )
-        return {
-            "model_": model,
-            "tokenizer_": private_tokenizer(loaded.tokenizer),
-            "max_length_": max_length,
-        }
+        return {"model_": model, "tokenizer_": tokenizer, "max_length_": max_length}
 
     def _resolve_max_length(self, loaded: loading.Loaded) -> int:
         limit = position_limit(loaded.backbone)
@@ -261,56 +258,102 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         limits = [_MAX_DEFAULT_LENGTH, loaded.tokenizer.model_max_length, limit]
         return int(min(x for x in limits if x is not None))
 
+    def _train(
+        self,
+        options: Options,
+        fitted: dict[str, Any],
+        train: Data,
+        validation: Data | None,
+        coding: Any,
+        probe: bool,
+        rng: np.random.Generator,
+        given: dict[str, Any],
+    ) -> FineTuningNet:
+        """Train the model in place, and return the net that did."""
+        model = fitted["model_"].to(options.device)
+        encoder = self._make_encoder(model, fitted["tokenizer_"], fitted["max_length_"])
+        encoded, counts = encoder.encode(train.rows)
+        counts.warn(fitted["max_length_"])
+        if probe:
+            self._start_from_probe(model, encoded, train.targets, coding, encoder.pad_id, rng)
+        lr = float(self.lr or optimizers.default_lr(hidden_size(model.backbone.config)))
+        n_batches = -(-len(encoded) // self.batch_size)
+        n_steps = n_batches * self.max_epochs
+        criterion, metrics = self._objective()
+        split = None
+        if validation is not None:
+            split = predefined_split(
+                _dataset(encoder.encode(validation.rows).encoded, validation.targets)
+            )
+        net = FineTuningNet(
+            model,
+            criterion,
+            optimizer=partial(
+                optimizers.build_optimizer,
+                spec=options.optimizer,
+                lr=lr,
+                head_lr=options.optimizer.head_lr or 10 * lr,
+                weight_decay=self.weight_decay,
+            ),
+            schedule=optimizers.schedule_factor(
+                self.schedule, n_steps, optimizers.warmup_steps(self.warmup, n_steps)
+            ),
+            metrics=metrics,
+            pad_id=encoder.pad_id,
+            max_batch_tokens=self.max_batch_tokens,
+            max_grad_norm=options.optimizer.max_grad_norm,
+            autocast_dtype=options.precision,
+            rng=rng,
+            default_callbacks=self._callbacks(fitted, validation, n_batches, n_steps, given),
+            callbacks=copy.deepcopy(list(self.callbacks or [])),
+            train_split=split,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            device=options.device,
+            verbose=0,
+        )
+        return net.fit(_dataset(encoded, train.targets))
+
     def _start_from_probe(
         self,
         model: Any,
-        ids: Ragged,
+        encoded: Encoded,
         targets: Targets,
         coding: Any,
         pad_id: int,
-        precision: torch.dtype | None,
         rng: np.random.Generator,
     ) -> None:
         """Give the head the weights of a linear model on the frozen backbone's vectors."""
-        rows = probe_rows(len(ids), rng)
+        rows = probe_rows(targets.sizes, rng)
         model.eval()
-        vectors = run(
-            model.pool,
-            ids.take(rows),
-            device=model.device,
-            pad_id=pad_id,
-            max_batch_tokens=self.max_batch_tokens,
-            autocast_dtype=precision,
+        encode, decide = model.probe_stages()
+        vectors = self._predictor(model, pad_id).rows(
+            encode, decide, encoded.take(rows), model.unit
         )
+        targets = targets.take(rows)
         coef, intercept = self._fit_probe(
-            vectors.astype(np.float64), targets.take(rows), coding, rng
+            vectors.astype(np.float64), flat(targets.values), flat(targets.weights), coding, rng
         )
         with torch.no_grad():
             model.head.out.weight.copy_(torch.from_numpy(coef))
             model.head.out.bias.copy_(torch.from_numpy(intercept))
 
-    def _given_validation(self, X_val: Any, y_val: Any, coding: Any) -> Validation | None:
+    def _given_validation(self, X_val: Any, y_val: Any, coding: Any) -> Data | None:
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together: pass both or none.")
         if X_val is None:
             return None
-        texts = self._check_X(X_val, name="X_val")
-        labels = self._check_y(y_val, len(texts), name="y_val")
-        targets = coding.encode(labels, np.ones(len(texts)), "y_val")
-        if not targets.weights.any():
+        rows = self._check_X(X_val, name="X_val")
+        y = self._check_y(y_val, rows, name="y_val")
+        targets = coding.encode(y, np.ones(len(rows)), "y_val")
+        if not targets.row_weights.any():
             raise ValueError("X_val weighs nothing: all classes of y_val have a weight of zero.")
-        return Validation(X_val, labels, texts, targets)
-
-    def _train_split(self, validation: Validation | None, encoder: TextEncoder) -> Any:
-        if validation is None:
-            return None
-        ids, _ = encoder.encode(validation.texts)
-        return predefined_split(_dataset(ids, validation.targets))
+        return Data(rows, y, targets, X_val)
 
     def _callbacks(
         self,
         fitted: dict[str, Any],
-        validation: Validation | None,
+        validation: Data | None,
         n_batches: int,
         n_steps: int,
         data: dict[str, Any],
@@ -339,29 +382,39 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
 
     # -------------------------------------------------------------- predict
 
-    def _logits(self, X: Any) -> np.ndarray:
+    def _outputs(self, X: Any) -> np.ndarray:
         """Logits of shape (n_samples, n_outputs) in float64."""
+        return self._decide(self._fitted_rows(X))
+
+    def _fitted_rows(self, X: Any) -> Sequence[Any]:
+        """Rows of X for a fitted estimator."""
         check_is_fitted(self)
-        texts = self._check_X(X)
+        rows = self._check_X(X)
         if len(getattr(X, "shape", ())) == 2:
             validate_data(self, X, skip_check_array=True, reset=False)
-        encoder = TextEncoder(self.tokenizer_, self.max_length_)
-        logits = np.empty((len(texts), self.model_.config.num_labels))
+        return rows
+
+    def _decide(self, rows: Sequence[Any]) -> np.ndarray:
+        """Logits of rows, encoded a chunk at a time."""
+        model = self.model_
+        encoder = self._make_encoder(model, self.tokenizer_, self.max_length_)
+        predictor = self._predictor(model, encoder.pad_id)
+        logits = np.empty((len(rows), model.config.num_labels))
         counts = []
-        for begin in range(0, len(texts), _PREDICT_CHUNK):
-            part = slice(begin, begin + _PREDICT_CHUNK)
-            ids, counted = encoder.encode(texts[part])
+        for part in chunks(len(rows)):
+            encoded, counted = encoder.encode(rows[part])
             counts.append(counted)
-            logits[part] = run(
-                lambda **inputs: self.model_(**inputs).logits,
-                ids,
-                device=self.model_.device,
-                pad_id=encoder.pad_id,
-                max_batch_tokens=self.max_batch_tokens,
-                autocast_dtype=runtime.resolve_precision(self.precision, self.model_.device),
-            )
+            logits[part] = predictor.rows(model.encode, model.decide, encoded, model.unit)
         Counts.total(counts).warn(self.max_length_)
         return logits
+
+    def _predictor(self, model: Any, pad_id: int) -> Predictor:
+        return Predictor(
+            model.device,
+            pad_id,
+            self.max_batch_tokens,
+            runtime.resolve_precision(self.precision, model.device),
+        )
 
     # ---------------------------------------------------------------- state
 
@@ -409,33 +462,66 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         """Rows of X in the form that the encoder reads, or a clear error."""
         raise NotImplementedError
 
-    def _check_y(self, y: Any, n_samples: int, name: str = "y") -> np.ndarray:
-        """y as an array of n_samples rows, or a clear error."""
+    def _check_y(self, y: Any, rows: Sequence[Any], name: str = "y") -> np.ndarray:
+        """y as an array with one entry for each of the rows of X, or a clear error."""
         raise NotImplementedError
 
     def _make_coding(self, y: np.ndarray, weights: np.ndarray, earlier: Any) -> Any:
         """Coding of y: ``encode`` gives `Targets`, ``attributes`` what to set after fit."""
         raise NotImplementedError
 
-    def _make_model(self, backbone: Any, pooling: str, head: Linear, coding: Any) -> Any:
-        """The model around the backbone."""
+    def _make_model(self, backbone: Any, pooling: str, coding: Any, **config: Any) -> Any:
+        """The model around a backbone, which was trained with some pooling."""
+        raise NotImplementedError
+
+    def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> Any:
+        """What turns rows into token ids."""
+        raise NotImplementedError
+
+    def _objective(self) -> tuple[torch.nn.Module, dict[str, Callable[..., Any]]]:
+        """The loss, and sums for the history."""
         raise NotImplementedError
 
     def _fit_probe(
-        self, vectors: np.ndarray, targets: Targets, coding: Any, rng: np.random.Generator
+        self,
+        vectors: np.ndarray,
+        values: np.ndarray,
+        weights: np.ndarray,
+        coding: Any,
+        rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Weights and bias of a linear model from vectors to outputs."""
         raise NotImplementedError
 
 
-def _take(rows: Sequence[Any], positions: np.ndarray) -> Sequence[Any]:
-    return rows if len(positions) == len(rows) else [rows[i] for i in positions]
+def window_plan(long_text: Any) -> WindowPlan | None:
+    """How the parameter ``long_text`` reads what does not fit; None cuts it."""
+    if long_text == "truncate":
+        return None
+    windows = named(long_text)
+    return WindowPlan(windows.stride, windows.max_windows)
 
 
-def _dataset(ids: Ragged, targets: Targets) -> EncodedDataset:
+def window_pooling(long_text: Any) -> str:
+    """How the vectors of several windows become one."""
+    return "mean" if long_text == "truncate" else named(long_text).pooling
+
+
+def chunks(n_rows: int) -> Iterator[slice]:
+    """Cut rows into chunks that are encoded together."""
+    for begin in range(0, n_rows, _PREDICT_CHUNK):
+        yield slice(begin, begin + _PREDICT_CHUNK)
+
+
+def _dataset(encoded: Encoded, targets: Targets) -> EncodedDataset:
     # Only their proportions count: around one they are safe in the precision of any loss.
-    weights = torch.from_numpy(targets.weights / targets.weights.mean())
-    return EncodedDataset(ids, torch.from_numpy(targets.values), weights)
+    mean = flat(targets.weights).mean()
+    weights = targets.weights
+    if isinstance(weights, Ragged):
+        weights = Ragged(weights.flat / mean, weights.start)
+    else:
+        weights = weights / mean
+    return EncodedDataset(encoded, targets.values, weights)
 
 
 def _epoch_row(row: dict[str, Any], earlier_epochs: int) -> dict[str, Any]:

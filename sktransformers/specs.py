@@ -5,10 +5,10 @@ and ``clone`` work, so ``GridSearchCV`` reaches their options through ``clf__opt
 or ``clf__head__dropout``. They hold parameters; ``fit`` checks them.
 """
 
-from numbers import Real
+from numbers import Integral, Real
 
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, InvalidParameterError
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -78,21 +78,126 @@ class Backbone(BaseEstimator):
         self.pretrained = pretrained
 
 
+_ACTIVATIONS = StrOptions({"relu", "gelu", "tanh", "sigmoid"})
+
+
 class Linear(BaseEstimator):
-    """Linear head on the pooled vector, y = softmax(W h + b).
+    """Linear head, y = softmax(W h + b); with an activation f, y = softmax(W f(h) + b).
 
     Parameters
     ----------
     dropout : float in [0, 1), default=0.1
-        Probability of dropping an entry of the pooled vector during training.
+        Probability of dropping an entry of the vector during training.
+    activation : {"relu", "gelu", "tanh", "sigmoid"} or None, default=None
+        Applied to the vector first.
     """
 
     _parameter_constraints = {  # noqa: RUF012
         "dropout": [Interval(Real, 0, 1, closed="left")],
+        "activation": [_ACTIVATIONS, None],
     }
 
-    def __init__(self, dropout=0.1):
+    def __init__(self, dropout=0.1, activation=None):
         self.dropout = dropout
+        self.activation = activation
+
+    def _layers(self):
+        return {"hidden_sizes": (), "activation": self.activation, "dropout": self.dropout}
+
+
+class MLPHead(BaseEstimator):
+    """Head with hidden layers, y = softmax(W f(V h + c) + b) for one of them.
+
+    Parameters
+    ----------
+    hidden_sizes : tuple of int, default=(256,)
+        Width of each hidden layer.
+    activation : {"relu", "gelu", "tanh", "sigmoid"}, default="relu"
+        Applied behind each hidden layer.
+    dropout : float in [0, 1), default=0.1
+        Probability of dropping an entry behind each hidden layer during training.
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "hidden_sizes": [tuple, list],
+        "activation": [_ACTIVATIONS],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(self, hidden_sizes=(256,), activation="relu", dropout=0.1):
+        self.hidden_sizes = hidden_sizes
+        self.activation = activation
+        self.dropout = dropout
+
+    def _validate_params(self):
+        super()._validate_params()
+        size = Interval(Integral, 1, None, closed="left")
+        if not self.hidden_sizes or not all(map(size.is_satisfied_by, self.hidden_sizes)):
+            raise InvalidParameterError(
+                f"The 'hidden_sizes' parameter of MLPHead must be one or more integers of at "
+                f"least 1. Got {self.hidden_sizes!r} instead."
+            )
+
+    def _layers(self):
+        return {
+            "hidden_sizes": tuple(self.hidden_sizes),
+            "activation": self.activation,
+            "dropout": self.dropout,
+        }
+
+
+class CRF(BaseEstimator):
+    """Linear-chain conditional random field over the tags of a sentence.
+
+    Parameters
+    ----------
+    constraints : {"auto", "bio", "bioes"} or None, default="auto"
+        Which neighbouring tags are impossible. ``"bio"``: I-x only behind B-x or I-x;
+        ``"bioes"`` (and BILOU): spans begin with B or S and end with E or S; ``"auto"``
+        looks at the tags; None forbids nothing.
+    dropout : float in [0, 1), default=0.1
+        Probability of dropping an entry of a word's vector during training.
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "constraints": [StrOptions({"auto", "bio", "bioes"}), None],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(self, constraints="auto", dropout=0.1):
+        self.constraints = constraints
+        self.dropout = dropout
+
+    def _layers(self):
+        return {"hidden_sizes": (), "activation": None, "dropout": self.dropout}
+
+
+class Windows(BaseEstimator):
+    """Read all of a long text, in windows of ``max_length`` tokens.
+
+    Parameters
+    ----------
+    stride : int, default=None
+        Tokens from the start of one window to the start of the next. None means windows
+        side by side, of equal length, for texts and pairs; for tagging, steps of half a
+        window, so that every word has context on both sides.
+    pooling : {"mean", "max", "attention"}, default="mean"
+        How the vectors of the windows become one. Not used for tagging, where every word
+        is read in the window that shows most of its context.
+    max_windows : int, default=None
+        Windows of a text that are read at most; None reads all. Not for tagging.
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "stride": [Interval(Integral, 1, None, closed="left"), None],
+        "pooling": [StrOptions({"mean", "max", "attention"})],
+        "max_windows": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    def __init__(self, stride=None, pooling="mean", max_windows=None):
+        self.stride = stride
+        self.pooling = pooling
+        self.max_windows = max_windows
 
 
 class AdamW(BaseEstimator):
@@ -139,3 +244,11 @@ class AdamW(BaseEstimator):
                 f"The 'betas' parameter of AdamW must be two floats in the range [0.0, 1.0). "
                 f"Got {self.betas!r} instead."
             )
+
+
+_NAMED = {"linear": Linear, "adamw": AdamW, "window": Windows}
+
+
+def named(option):
+    """The option object that a string stands for; objects as they are."""
+    return _NAMED[option]() if isinstance(option, str) else option

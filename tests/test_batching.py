@@ -4,8 +4,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sktransformers.inputs.batching import bucketed_batches, pad, token_budget
-from sktransformers.inputs.encoding import Ragged
+from sktransformers.inputs.batching import (
+    Encoded,
+    Ragged,
+    Words,
+    bucketed_batches,
+    pad,
+    starts,
+    token_budget,
+)
 
 lengths_ = st.lists(st.integers(0, 60), min_size=1, max_size=150).map(np.array)
 
@@ -80,16 +87,126 @@ def test_rectangles_are_as_few_as_the_budget_allows():
     assert [piece.tolist() for piece in pieces] == [[6], [0, 3], [2, 5, 1, 4]]
 
 
-@given(st.lists(st.lists(st.integers(0, 99), max_size=12), min_size=1, max_size=20), st.data())
-def test_padding(ids, data):
-    rows = np.array(data.draw(st.lists(st.integers(0, len(ids) - 1), min_size=1)))
-    padded = pad(Ragged.of(ids), rows, 777, torch.device("cpu"))
-    longest = max(1, max(len(ids[row]) for row in rows))
-    assert {name: t.dtype for name, t in padded.items()} == {
-        "input_ids": torch.int64,
-        "attention_mask": torch.int64,
-    }
-    for row, found, mask in zip(rows, padded["input_ids"], padded["attention_mask"], strict=True):
-        padding = longest - len(ids[row])
-        assert found.tolist() == ids[row] + [777] * padding
-        assert mask.tolist() == [1] * len(ids[row]) + [0] * padding
+# ------------------------------------------------------------ encoded rows
+
+
+@st.composite
+def encoded_(draw, texts_a_row=None, least_windows=0, kinds=("plain", "second", "words")):
+    """Rows of one or two texts in any number of windows."""
+    texts_a_row = texts_a_row or draw(st.integers(1, 2))
+    counts = draw(st.lists(st.integers(least_windows, 4), min_size=1, max_size=12))
+    sequences = [draw(st.lists(st.integers(0, 99), max_size=12)) for _ in range(sum(counts))]
+    kind = draw(st.sampled_from(kinds))
+    second = words = None
+    if kind == "second":
+        second = np.array([draw(st.integers(0, len(ids))) for ids in sequences], int)
+    if kind == "words":
+        edges = [
+            draw(st.lists(st.integers(0, len(ids)), unique=True).map(sorted)) for ids in sequences
+        ]
+        words = Words(Ragged.of([e[:-1] for e in edges]), Ragged.of([e[1:] for e in edges]))
+    row = st.tuples(*[st.integers(0, len(counts) - 1)] * texts_a_row)
+    rows = np.array(draw(st.lists(row, min_size=1, max_size=15)))
+    return Encoded(Ragged.of(sequences), starts(np.array(counts)), rows, second, words)
+
+
+def content(encoded):
+    """All that is known of each row: its texts, their windows, what stands in them."""
+
+    def window(i):
+        second = None if encoded.second is None else int(encoded.second[i])
+        words = encoded.words and [column.row(i).tolist() for column in encoded.words]
+        return encoded.sequences.row(i).tolist(), second, words
+
+    return [
+        [[window(i) for i in range(*encoded.windows[text : text + 2])] for text in row]
+        for row in encoded.rows
+    ]
+
+
+@given(encoded_(), st.data())
+def test_rows_keep_their_content(encoded, data):
+    which = data.draw(st.lists(st.integers(0, len(encoded) - 1), max_size=20))
+    which = np.array(which, int)
+    taken, whole = encoded.take(which), content(encoded)
+    assert content(taken) == [whole[i] for i in which]
+    assert taken.lengths.tolist() == encoded.lengths[which].tolist()
+    assert content(Encoded.concatenate([encoded, taken, encoded])) == (
+        whole + [whole[i] for i in which] + whole
+    )
+
+
+@given(encoded_())
+def test_lengths_are_those_of_all_windows(encoded):
+    expected = [sum(len(w[0]) for text in row for w in text) for row in content(encoded)]
+    assert encoded.lengths.tolist() == expected
+
+
+@given(encoded_(texts_a_row=2), st.data())
+def test_texts_that_rows_share_are_taken_once(encoded, data):
+    which = data.draw(st.lists(st.integers(0, len(encoded) - 1), min_size=1, max_size=20))
+    taken = encoded.take(np.array(which))
+    assert len(taken.windows) - 1 == len(np.unique(encoded.rows[which]))
+
+
+def test_one_text_a_row():
+    encoded = Encoded.of_texts(Ragged.of([[1, 2], [], [3]]))
+    assert content(encoded) == [[[(ids, None, None)]] for ids in ([1, 2], [], [3])]
+    assert encoded.lengths.tolist() == [2, 0, 1]
+
+
+@given(encoded_(), st.integers(1, 80))
+def test_groups_hold_every_row_once_within_the_budget(encoded, max_tokens):
+    groups = encoded.groups(max_tokens)
+    assert sorted(np.concatenate(groups)) == list(range(len(encoded)))
+    heights = []
+    for group in groups:
+        lengths = encoded.take(group).sequences.lengths
+        heights.append(lengths.max(initial=0))
+        assert len(group) == 1 or len(lengths) * max(1, heights[-1]) <= max_tokens
+    # Longest first: memory runs out at once or never.
+    assert heights == sorted(heights, reverse=True)
+
+
+def test_groups_where_texts_happen_to_be_as_many_as_rows():
+    # Three texts of two windows in all, and three rows of them: the lengths are not the rows'.
+    sequences = Ragged.of([[1] * 9, [2]])
+    encoded = Encoded(sequences, np.array([0, 0, 2]), np.array([[0], [1]]))
+    assert [group.tolist() for group in encoded.groups(9)] == [[1], [0]]
+    shared = Encoded(
+        Ragged.of([[1], [2], [3] * 9]), np.arange(4), np.array([[0, 2], [0, 1], [1, 0]])
+    )
+    assert [group.tolist() for group in shared.groups(9)] == [[0], [1, 2]]
+
+
+# ----------------------------------------------------------------- padding
+
+
+@given(encoded_(least_windows=1), st.data())
+def test_padding(encoded, data):
+    top = len(encoded.sequences) - 1
+    which = np.array(data.draw(st.lists(st.integers(0, top), min_size=1)))
+    padded = pad(encoded, which, 777, torch.device("cpu"))
+    ids = [encoded.sequences.row(i).tolist() for i in which]
+    longest = max(1, *map(len, ids))
+    names = {"input_ids", "attention_mask"}
+    names |= {"token_type_ids"} if encoded.second is not None else set()
+    names |= {"word_rows", "word_begins", "word_ends"} if encoded.words else set()
+    assert {name: t.dtype for name, t in padded.items()} == dict.fromkeys(names, torch.int64)
+    for row, found, mask in zip(ids, padded["input_ids"], padded["attention_mask"], strict=True):
+        padding = longest - len(row)
+        assert found.tolist() == row + [777] * padding
+        assert mask.tolist() == [1] * len(row) + [0] * padding
+    if encoded.second is not None:
+        for i, row, found in zip(which, ids, padded["token_type_ids"], strict=True):
+            first = encoded.second[i]
+            types = [0] * first + [1] * (len(row) - first)
+            assert found.tolist() == types + [0] * (longest - len(row))
+    if encoded.words:
+        expected = [
+            (place, begin, end)
+            for place, i in enumerate(which)
+            for begin, end in zip(encoded.words.begin.row(i), encoded.words.end.row(i))
+        ]
+        columns = (padded[name].tolist() for name in ("word_rows", "word_begins", "word_ends"))
+        assert list(zip(*columns)) == expected

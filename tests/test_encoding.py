@@ -1,6 +1,7 @@
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,14 @@ from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer, CanineTokenizer, PreTrainedTokenizerFast
 
 from sktransformers.inputs import encoding
-from sktransformers.inputs.encoding import Ragged, TextEncoder, private_tokenizer, special_tokens
+from sktransformers.inputs.encoding import (
+    Counts,
+    Ragged,
+    TextEncoder,
+    private_tokenizer,
+    special_tokens,
+)
+from sktransformers.inputs.windows import CUT, WindowPlan
 
 # One fast tokenizer of each kind, and two in plain Python.
 TOKENIZERS = {
@@ -59,8 +67,19 @@ def state(tokenizer):
 
 
 def rows(encoder, texts):
-    ids = encoder.encode(texts).ids
-    return [ids.row(i).tolist() for i in range(len(ids))]
+    """Ids of each text, which is one row and one window."""
+    encoded = encoder.encode(texts).encoded
+    assert encoded.rows.tolist() == [[i] for i in range(len(texts))]
+    assert encoded.windows.tolist() == list(range(len(texts) + 1))
+    return [encoded.sequences.row(i).tolist() for i in range(len(texts))]
+
+
+def windows(encoder, texts):
+    """Ids of each text's windows."""
+    encoded = encoder.encode(texts).encoded
+    assert encoded.rows.tolist() == [[i] for i in range(len(texts))]
+    found = [encoded.sequences.row(i).tolist() for i in range(len(encoded.sequences))]
+    return [found[begin:end] for begin, end in pairwise(encoded.windows)]
 
 
 # ------------------------------------------------------- what an encoder gives
@@ -121,6 +140,12 @@ def test_order_is_that_of_the_texts_across_chunks(tokenizer, monkeypatch):
     assert TextEncoder(tokenizer, 12).encode(texts).counts == whole
 
 
+def test_no_texts_are_no_rows(tokenizer):
+    encoded, counts = TextEncoder(tokenizer, 12).encode([])
+    assert (len(encoded), len(encoded.sequences)) == (0, 0)
+    assert counts == Counts(0, 0, 0, 0)
+
+
 def test_no_room_for_a_token_of_the_text():
     tokenizer = make("wordpiece")  # two special tokens
     with pytest.raises(ValueError, match=r"max_length=2 leaves no room .* 2 special tokens"):
@@ -136,6 +161,124 @@ def test_ragged_rows():
     assert [taken.row(i).tolist() for i in range(3)] == [[5, 6], [1, 2, 3], []]
     joined = Ragged.concatenate([ragged, taken])
     assert [joined.row(i).tolist() for i in range(7)] == [*rows, [5, 6], [1, 2, 3], []]
+
+
+# -------------------------------------------------------------------- windows
+
+
+@st.composite
+def plans(draw):
+    """A plan, the room of its windows, and lengths of texts."""
+    room = draw(st.integers(1, 30))
+    plan = WindowPlan(
+        draw(st.none() | st.integers(1, room)),
+        draw(st.none() | st.integers(1, 5)),
+    )
+    return plan, room, np.array(draw(st.lists(st.integers(0, 200), min_size=1, max_size=20)))
+
+
+def spans(plan, room, lengths):
+    """Begin and end of the windows of each text."""
+    needed = plan.needed(lengths, room)
+    text, number, counts = plan.choose(needed)
+    begin, end = plan.spans(lengths[text], room, number, needed[text])
+    found = list(zip(begin.tolist(), end.tolist()))
+    ends = np.cumsum(counts)
+    return [found[e - c : e] for e, c in zip(ends, counts)]
+
+
+@settings(max_examples=300)
+@given(plans())
+def test_windows_cover_a_text_as_far_as_they_may(case):
+    plan, room, lengths = case
+    needed = plan.needed(lengths, room)
+    for n, k, found in zip(lengths.tolist(), needed.tolist(), spans(plan, room, lengths)):
+        assert len(found) == (k if plan.max_windows is None else min(k, plan.max_windows))
+        assert found[0][0] == 0
+        if len(found) == k:
+            assert found[-1][1] == n
+        for begin, end in found:
+            assert 0 < end - begin <= room or n == 0
+        for (begin, end), (later, _) in pairwise(found):
+            assert begin < later <= end
+            if plan.stride is not None:
+                assert later - begin <= plan.stride
+
+
+@settings(max_examples=300)
+@given(plans())
+def test_windows_are_few_and_evenly_spread(case):
+    plan, room, lengths = case
+    unlimited = WindowPlan(plan.stride)
+    for n, found in zip(lengths.tolist(), spans(unlimited, room, lengths)):
+        assert len({end - begin for begin, end in found}) == 1
+        steps = {later[0] - begin for (begin, _), later in pairwise(found)}
+        assert not steps or max(steps) - min(steps) <= 1
+        if n <= room:
+            assert found == [(0, n)]
+        elif plan.stride is None:
+            assert len(found) == -(-n // room)
+            assert found[0][1] == -(-n // len(found))  # hence they hardly overlap
+        else:
+            assert len(found) == -(-(n - room) // plan.stride) + 1
+            assert found[0][1] == room
+
+
+@settings(max_examples=100)
+@given(plans())
+def test_to_cut_is_to_read_the_first_window(case):
+    _, room, lengths = case
+    assert spans(CUT, room, lengths) == [[(0, min(n, room))] for n in lengths]
+    assert ((CUT.needed(lengths, room) > 1) == (lengths > room)).all()
+
+
+@pytest.mark.parametrize("plan", [WindowPlan(), WindowPlan(3), WindowPlan(max_windows=2)])
+def test_every_window_stands_between_the_special_tokens(tokenizer, plan):
+    encoder = TextEncoder(tokenizer, 9, plan)
+    prefix, suffix = special_tokens(tokenizer)
+    whole = rows(TextEncoder(tokenizer, 10_000), TEXTS)
+    needed = 0
+    for found, ids in zip(windows(encoder, TEXTS), whole, strict=True):
+        body = np.array(ids[len(prefix) : len(ids) - len(suffix)])
+        lengths = np.array([len(body)])
+        expected = spans(plan, encoder.room, lengths)[0]
+        assert found == [prefix + body[b:e].tolist() + suffix for b, e in expected]
+        needed += plan.needed(lengths, encoder.room)[0] > len(found)
+    assert encoder.encode(TEXTS).counts.truncated == needed
+    assert (needed > 0) == (plan.max_windows is not None)
+
+
+def test_an_empty_text_has_a_window(tokenizer):
+    encoder = TextEncoder(tokenizer, 9, WindowPlan())
+    assert windows(encoder, ["", "x" * 40])[0] == [rows(TextEncoder(tokenizer, 9), [""])[0]]
+
+
+def test_windows_are_the_same_across_chunks(tokenizer, monkeypatch):
+    encoder = TextEncoder(tokenizer, 8, WindowPlan(2, 3))
+    expected, counts = windows(encoder, TEXTS), encoder.encode(TEXTS).counts
+    monkeypatch.setattr(encoding, "CHUNK", 3)
+    assert windows(encoder, TEXTS) == expected
+    assert encoder.encode(TEXTS).counts == counts
+
+
+@pytest.mark.parametrize("stride", [0, -1, 8])
+def test_a_stride_that_leaves_gaps(stride):
+    TextEncoder(make("wordpiece"), 9, WindowPlan(7))
+    with pytest.raises(ValueError, match=f"stride={stride} must be at least 1 and at most 7"):
+        TextEncoder(make("wordpiece"), 9, WindowPlan(stride))
+
+
+def test_no_windows_at_all():
+    with pytest.raises(ValueError, match="max_windows=0 must be at least 1"):
+        TextEncoder(make("wordpiece"), 9, WindowPlan(max_windows=0))
+
+
+def test_windows_of_a_hundred_thousand_words():
+    book = " ".join(f"boat{i % 10}" for i in range(100_000))
+    encoded, counts = TextEncoder(make("wordpiece"), 128, WindowPlan(63)).encode([book, "boat"])
+    assert counts.tokens == 200_001
+    assert counts.truncated == 0
+    assert np.diff(encoded.windows).tolist() == [-(-(200_000 - 126) // 63) + 1, 1]
 
 
 # ------------------------------------------------------------- shared tokenizers
@@ -206,6 +349,23 @@ def test_exactly_max_length_is_not_cut():
     encoder = TextEncoder(make("wordpiece"), 6)
     assert encoder.encode(["fish " * 4]).counts.truncated == 0
     assert encoder.encode(["fish " * 5]).counts.truncated == 1
+
+
+def test_texts_of_too_many_windows():
+    encoder = TextEncoder(make("wordpiece"), 6, WindowPlan(max_windows=2))
+    assert encoder.encode(["fish " * 8]).counts.truncated == 0
+    counts = encoder.encode(["fish " * 9, "fish"]).counts
+    (warning,) = recorded(counts.warn, 6)
+    assert str(warning.message) == (
+        "1 of 2 texts are longer than max_windows=2 windows of max_length=6 tokens and were "
+        "read only so far."
+    )
+    assert recorded(TextEncoder(make("wordpiece"), 6, WindowPlan()).encode, ["fish " * 99]) == []
+
+
+def test_counts_add_up():
+    counts = Counts(3, 1, 30, 2, "pairs", 4)
+    assert Counts.total([counts, counts]) == Counts(6, 2, 60, 4, "pairs", 4)
 
 
 @pytest.mark.parametrize(("known", "warned"), [(94, True), (96, False)])

@@ -1,56 +1,126 @@
-"""Run a model over encoded texts: sorted, in rectangles of bounded size, order restored."""
+"""Run a model over encoded rows: sorted, in rectangles of bounded size, order restored."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sktransformers.inputs.batching import Ragged, pad, token_budget
+from sktransformers.inputs.batching import Encoded, Ragged, pad, token_budget
 
 
-def run(
-    forward: Callable[..., Tensor],
-    ids: Ragged,
-    *,
-    device: torch.device,
-    pad_id: int,
-    max_batch_tokens: int,
-    autocast_dtype: torch.dtype | None,
-) -> np.ndarray:
-    """Rows that forward gives for encoded texts.
+class Predictor(NamedTuple):
+    """Where and how a model computes.
 
     Parameters
     ----------
-    forward : callable
-        ``forward(input_ids=, attention_mask=)`` returns a tensor of shape (batch, width).
-        Whatever it belongs to must be in evaluation mode.
-    ids : Ragged
-        Token ids.
     device : torch.device
-        Where forward computes.
+        Where the model is.
     pad_id : int
         Id of the padding token.
     max_batch_tokens : int
         Slots, padding included, that go through at once.
     autocast_dtype : torch.dtype or None
         Lower precision of the forward pass.
-
-    Returns
-    -------
-    outputs : ndarray of float32 or float64 and shape (n_texts, width)
-        In the order of ids.
     """
-    outputs: np.ndarray = np.empty((len(ids), 0), dtype=np.float32)
-    pieces = token_budget(ids.lengths, np.arange(len(ids)), max_batch_tokens)
-    with torch.inference_mode():
-        for piece in pieces:
-            inputs = pad(ids, piece, pad_id, device)
-            with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                part = forward(**inputs)
-            # NumPy has no bfloat16.
-            rows = part.to(torch.promote_types(part.dtype, torch.float32)).cpu().numpy()
-            if outputs.shape[1] == 0:
-                outputs = np.empty((len(ids), rows.shape[1]), dtype=rows.dtype)
-            outputs[piece] = rows
-    return outputs
+
+    device: torch.device
+    pad_id: int
+    max_batch_tokens: int
+    autocast_dtype: torch.dtype | None
+
+    def vectors(self, encode: Callable[..., Tensor], encoded: Encoded, unit: str) -> Tensor:
+        """What encode gives for all sequences, in their order.
+
+        Parameters
+        ----------
+        encode : callable
+            First stage of a model, which must be in evaluation mode.
+        encoded : Encoded
+            The rows.
+        unit : {"window", "word", "token"}
+            What encode gives one vector for.
+
+        Returns
+        -------
+        vectors : Tensor of shape (n_vectors, width)
+        """
+        starts = encoded.outputs(unit)
+        places = Ragged(np.arange(starts[-1]), starts)
+        vectors = torch.empty((0, 0))
+        each = np.arange(len(encoded.sequences))
+        with torch.inference_mode():
+            for piece in token_budget(encoded.sequences.lengths, each, self.max_batch_tokens):
+                inputs = pad(encoded, piece, self.pad_id, self.device)
+                with self._autocast():
+                    part = encode(**inputs)
+                if vectors.shape[1] == 0:
+                    vectors = part.new_empty((int(starts[-1]), part.shape[1]))
+                vectors[torch.from_numpy(places.positions(piece)).to(self.device)] = part
+        return vectors
+
+    def rows(
+        self,
+        encode: Callable[..., Tensor],
+        decide: Callable[..., Tensor] | None,
+        encoded: Encoded,
+        unit: str,
+    ) -> np.ndarray:
+        """What decide gives for all rows, in their order.
+
+        Parameters
+        ----------
+        encode, encoded, unit
+            As in `vectors`.
+        decide : callable or None
+            Second stage of the model; None leaves the vectors of encode as they are.
+
+        Returns
+        -------
+        outputs : ndarray of float32 or float64 and shape (n_rows, width)
+        """
+        vectors = self.vectors(encode, encoded, unit)
+        if decide is None:
+            return to_numpy(vectors)
+        starts = encoded.outputs(unit)[encoded.windows]
+        places, sizes = Ragged(np.arange(starts[-1]), starts), np.diff(starts)
+        outputs: Any = None
+        for rows in encoded.groups(self.max_batch_tokens):
+            texts, where = encoded.texts_of(rows)
+            part = self.decide(decide, vectors, places.positions(texts), sizes[texts], where)
+            if outputs is None:
+                outputs = np.empty((len(encoded), part.shape[1]), part.dtype)
+            outputs[rows] = part
+        return outputs
+
+    def decide(
+        self,
+        decide: Callable[..., Tensor],
+        vectors: Tensor,
+        positions: np.ndarray,
+        sizes: np.ndarray,
+        rows: np.ndarray,
+    ) -> np.ndarray:
+        """What decide gives for rows of texts whose vectors lie at some positions."""
+        positions, sizes, rows = (
+            torch.from_numpy(array).to(self.device) for array in (positions, sizes, rows)
+        )
+        with torch.inference_mode(), self._autocast():
+            return to_numpy(decide(vectors[positions], sizes, rows))
+
+    def texts(self, model: Any, encoded: Encoded) -> Tensor:
+        """One vector a text, of shape (n_texts, width), from a model that pools windows."""
+        vectors = self.vectors(model.encode, encoded, "window")
+        sizes = torch.from_numpy(np.diff(encoded.windows)).to(self.device)
+        with torch.inference_mode(), self._autocast():
+            return model.window_pooling(vectors, sizes)
+
+    def _autocast(self) -> Any:
+        dtype = self.autocast_dtype
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array of float32 or float64: NumPy has no bfloat16."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)).cpu().numpy()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,13 +27,18 @@ class Ragged:
         """Pack lists of ids."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         flat = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
-        return cls(flat, _starts(lengths))
+        return cls(flat, starts(lengths))
+
+    @classmethod
+    def split(cls, flat: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """Cut a flat array into rows of these lengths."""
+        return cls(flat, starts(lengths))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
         """Rows of several parts, one part after the other."""
         lengths = np.concatenate([part.lengths for part in parts])
-        return cls(np.concatenate([part.flat for part in parts]), _starts(lengths))
+        return cls(np.concatenate([part.flat for part in parts]), starts(lengths))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -45,14 +51,157 @@ class Ragged:
 
     def take(self, rows: np.ndarray) -> "Ragged":
         """Some of the rows, in the order asked for."""
-        return Ragged(np.concatenate([self.row(i) for i in rows]), _starts(self.lengths[rows]))
+        return Ragged(self.flat[self.positions(rows)], starts(self.lengths[rows]))
+
+    def positions(self, rows: np.ndarray) -> np.ndarray:
+        """Where the entries of some rows lie in ``flat``, row after row."""
+        lengths = self.lengths[rows]
+        within = np.arange(lengths.sum()) - np.repeat(starts(lengths)[:-1], lengths)
+        return np.repeat(self.start[:-1][rows], lengths) + within
 
     def __len__(self) -> int:
         return len(self.start) - 1
 
 
-def _starts(lengths: np.ndarray) -> np.ndarray:
+def starts(lengths: np.ndarray) -> np.ndarray:
+    """Where rows of these lengths begin in a flat array, and where the last one ends."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+class Words(NamedTuple):
+    """The words of each sequence: word j stands at the tokens begin[j] up to end[j]."""
+
+    begin: Ragged
+    end: Ragged
+
+    def take(self, sequences: np.ndarray) -> "Words":
+        """The words of some of the sequences."""
+        return Words(self.begin.take(sequences), self.end.take(sequences))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows on their way through a backbone: row -> texts -> windows -> token ids.
+
+    Parameters
+    ----------
+    sequences : Ragged
+        Token ids of every window, special tokens included.
+    windows : ndarray of shape (n_texts + 1,)
+        Text i is read in the windows ``sequences[windows[i]:windows[i + 1]]``.
+    rows : ndarray of shape (n_rows, n_texts_a_row)
+        The texts of each row: one, or two where a pair is read one by one, or in both orders.
+    second : ndarray of shape (n_sequences,), default=None
+        Token at which the second text of a joined pair begins, for backbones that want to
+        be told so.
+    words : Words, default=None
+        For tagging, the words of each window; every word stands in exactly one window, and
+        in the order of the sentence.
+    """
+
+    sequences: Ragged
+    windows: np.ndarray
+    rows: np.ndarray
+    second: np.ndarray | None = None
+    words: Words | None = None
+
+    @classmethod
+    def of_texts(cls, sequences: Ragged) -> "Encoded":
+        """One text a row, one window a text."""
+        n = len(sequences)
+        return cls(sequences, np.arange(n + 1), np.arange(n)[:, None])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Encoded"]) -> "Encoded":
+        """Rows of several parts, one part after the other."""
+        counts = [np.diff(part.windows) for part in parts]
+        offsets = starts(np.array([len(c) for c in counts]))
+        rows = [part.rows + offset for part, offset in zip(parts, offsets)]
+        first = parts[0]
+        return cls(
+            Ragged.concatenate([part.sequences for part in parts]),
+            starts(np.concatenate(counts)),
+            np.concatenate(rows),
+            None if first.second is None else np.concatenate([part.second for part in parts]),
+            None
+            if first.words is None
+            else Words(*(Ragged.concatenate(column) for column in zip(*(p.words for p in parts)))),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of each row."""
+        tokens = np.diff(self.sequences.start[self.windows])
+        return tokens[self.rows].sum(axis=1)
+
+    def take(self, rows: np.ndarray) -> "Encoded":
+        """Some of the rows; a text that several of them share is there once."""
+        texts, where = self.texts_of(rows)
+        windows = Ragged(np.arange(len(self.sequences)), self.windows).take(texts)
+        return Encoded(
+            self.sequences.take(windows.flat),
+            windows.start,
+            where,
+            None if self.second is None else self.second[windows.flat],
+            None if self.words is None else self.words.take(windows.flat),
+        )
+
+    def texts_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The texts of some of the rows, each once, and the places of each row's among them."""
+        texts = self.rows[rows]
+        if texts.shape[1] == 1:
+            return texts[:, 0], np.arange(len(rows))[:, None]
+        distinct, places = np.unique(texts, return_inverse=True)
+        return distinct, places.reshape(texts.shape)
+
+    def outputs(self, unit: str) -> np.ndarray:
+        """Where the vectors of each sequence begin, and where the last one's end.
+
+        A model gives one vector a ``"window"``, a ``"word"`` or a ``"token"``.
+        """
+        if unit == "window":
+            return np.arange(len(self.sequences) + 1)
+        if unit == "token":
+            return self.sequences.start
+        assert self.words is not None
+        return self.words.begin.start
+
+    def groups(self, max_tokens: int) -> list[np.ndarray]:
+        """Cut the rows into groups whose sequences fit into one rectangle of max_tokens slots.
+
+        Rows of similar length go together, longest first. A row that is longer than the
+        budget makes a group of its own.
+        """
+        counts = np.diff(self.windows)
+        if self.rows.shape[1] == 1 and (counts == 1).all():
+            lengths = self.sequences.lengths[self.rows[:, 0]]
+            return token_budget(lengths, np.arange(len(self)), max_tokens)
+        longest = np.zeros(len(counts), np.int64)
+        text = np.repeat(np.arange(len(counts)), counts)
+        np.maximum.at(longest, text, self.sequences.lengths)
+        longest, counts = longest[self.rows].max(axis=1), counts[self.rows].sum(axis=1)
+        groups: list[list[int]] = []
+        room = 0
+        for i in np.argsort(-longest, kind="stable"):
+            if not groups or counts[i] > room:
+                groups.append([])
+                room = max_tokens // max(1, int(longest[i]))
+            groups[-1].append(int(i))
+            room -= counts[i]
+        return [np.array(group) for group in groups]
+
+
+def take(values: Any, rows: np.ndarray) -> Any:
+    """Some rows of an array or of a `Ragged`."""
+    return values.take(rows) if isinstance(values, Ragged) else values[rows]
+
+
+def flat(values: Any) -> np.ndarray:
+    """All entries of an array or of a `Ragged`, row after row."""
+    return values.flat if isinstance(values, Ragged) else values
 
 
 def bucketed_batches(
@@ -102,15 +251,27 @@ def token_budget(lengths: np.ndarray, rows: np.ndarray, max_tokens: int) -> list
 
 
 def pad(
-    ids: Ragged, rows: np.ndarray, pad_id: int, device: torch.device
+    encoded: Encoded, which: np.ndarray, pad_id: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Right-padded ids and their attention mask, both of shape (n_rows, longest)."""
-    lengths = ids.lengths[rows]
-    mask = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    """Some sequences as right-padded tensors, by the names that the models read.
+
+    ``input_ids`` and ``attention_mask`` of shape (n_sequences, longest); ``token_type_ids``
+    too where the second text of a pair is marked; for words ``word_rows``, ``word_begins``
+    and ``word_ends`` of shape (n_words,).
+    """
+    sequences = encoded.sequences.take(which)
+    lengths = sequences.lengths
+    places = np.arange(lengths.max(initial=1))
+    mask = places < lengths[:, None]
     input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
-    for i, row in enumerate(rows):
-        input_ids[i, : lengths[i]] = ids.row(row)
+    input_ids[mask] = sequences.flat
+    arrays = {"input_ids": input_ids, "attention_mask": mask}
+    if encoded.second is not None:
+        arrays["token_type_ids"] = mask & (places >= encoded.second[which][:, None])
+    if encoded.words is not None:
+        words = encoded.words.take(which)
+        arrays["word_rows"] = np.repeat(np.arange(len(which)), words.begin.lengths)
+        arrays["word_begins"], arrays["word_ends"] = words.begin.flat, words.end.flat
     return {
-        "input_ids": torch.from_numpy(input_ids).to(device),
-        "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device),
+        name: torch.from_numpy(array.astype(np.int64)).to(device) for name, array in arrays.items()
     }

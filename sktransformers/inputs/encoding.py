@@ -8,10 +8,13 @@ other without a word.
 import copy
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sktransformers.inputs.batching import Ragged
+import numpy as np
+
+from sktransformers.inputs.batching import Encoded, Ragged, starts
+from sktransformers.inputs.windows import CUT, WindowPlan, side_by_side, slices
 
 # A tokenizer returns Python objects; so many texts at a time bound their number.
 CHUNK = 1024
@@ -25,25 +28,51 @@ _NOT_THE_USERS = ("sktransformers.", "sklearn.", "joblib.")
 
 
 class Counts(NamedTuple):
-    """What the user may have to be warned about, counted while encoding."""
+    """What the user may have to be warned about, counted while encoding.
+
+    ``unit`` is what ``texts`` counts; ``max_windows`` is the limit that cut them, where it
+    was not that of a single window.
+    """
 
     texts: int
     truncated: int
     tokens: int
     unknown: int
+    unit: str = "texts"
+    max_windows: int | None = None
+
+    @classmethod
+    def of(cls, tokenizer: Any, ids: np.ndarray, cut: np.ndarray, **about: Any) -> "Counts":
+        """Counts of texts that have these token ids together and were cut or not."""
+        unknown = tokenizer.unk_token_id
+        return cls(
+            texts=len(cut),
+            truncated=int(np.count_nonzero(cut)),
+            tokens=len(ids),
+            unknown=0 if unknown is None else int(np.count_nonzero(ids == unknown)),
+            **about,
+        )
 
     @classmethod
     def total(cls, counts: Iterable["Counts"]) -> "Counts":
-        """Sum of several counts."""
-        return cls(*(sum(column) for column in zip(*counts, strict=True)))
+        """Sum of several counts of the same unit."""
+        counts = list(counts)
+        texts, truncated, tokens, unknown = (
+            sum(column) for column in zip(*(c[:4] for c in counts))
+        )
+        return cls(texts, truncated, tokens, unknown, *counts[0][4:])
 
     def warn(self, max_length: int) -> None:
         """Warn about cut texts and about a vocabulary that does not fit the language."""
-        level = _users_level()
+        level = users_level()
         if self.truncated:
+            limit, outcome = f"max_length={max_length} tokens", "were cut there"
+            if self.max_windows is not None:
+                limit = f"max_windows={self.max_windows} windows of {limit}"
+                outcome = "were read only so far"
             warnings.warn(
-                f"{self.truncated} of {self.texts} texts are longer than "
-                f"max_length={max_length} tokens and were cut there.",
+                f"{self.truncated} of {self.texts} {self.unit} are longer than {limit} and "
+                f"{outcome}.",
                 UserWarning,
                 stacklevel=level,
             )
@@ -58,7 +87,7 @@ class Counts(NamedTuple):
             )
 
 
-def _users_level() -> int:
+def users_level() -> int:
     """The stacklevel of a warning that points at the user's line, however deep the call."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(_NOT_THE_USERS):
@@ -66,21 +95,27 @@ def _users_level() -> int:
     return level
 
 
-class Encoded(NamedTuple):
-    """Token ids and what was counted on the way."""
+class Encoding(NamedTuple):
+    """Encoded rows and what was counted on the way."""
 
-    ids: Ragged
+    encoded: Encoded
     counts: Counts
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Encoding"]) -> "Encoding":
+        """Rows of several parts, one part after the other."""
+        encoded, counts = zip(*parts)
+        return cls(Encoded.concatenate(encoded), Counts.total(counts))
 
 
 def private_tokenizer(tokenizer: Any) -> Any:
     """A copy of a tokenizer that neither truncates nor pads by itself."""
     tokenizer = copy.deepcopy(tokenizer)
-    _keep_all_tokens(tokenizer)
+    keep_all_tokens(tokenizer)
     return tokenizer
 
 
-def _keep_all_tokens(tokenizer: Any) -> None:
+def keep_all_tokens(tokenizer: Any) -> None:
     """Turn off what an earlier call with truncation or padding left inside a fast tokenizer."""
     if tokenizer.is_fast:
         backend = tokenizer.backend_tokenizer
@@ -92,7 +127,7 @@ def _keep_all_tokens(tokenizer: Any) -> None:
 
 
 class TextEncoder:
-    """Cut token ids of single texts, special tokens included.
+    """Token ids of single texts, special tokens included, cut or in windows.
 
     Parameters
     ----------
@@ -100,62 +135,95 @@ class TextEncoder:
         As `private_tokenizer` returns it. It is only read, unless somebody has called it
         with truncation or padding since: such settings are turned off again.
     max_length : int
-        Most tokens a text may have, special tokens included.
+        Most tokens a text or a window of it may have, special tokens included.
+    windows : WindowPlan, default=None
+        How longer texts are read; by default they are cut.
 
     Attributes
     ----------
     pad_id : int
         Id to fill the places behind a text with.
+    room : int
+        Most tokens of the text itself in a window.
 
     Raises
     ------
     ValueError
-        If max_length leaves no room for a token of the text.
+        If max_length leaves no room for a token of the text, or the windows would leave
+        gaps.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int):
-        _keep_all_tokens(tokenizer)
+    def __init__(self, tokenizer: Any, max_length: int, windows: WindowPlan | None = None):
+        keep_all_tokens(tokenizer)
         self.tokenizer = tokenizer
+        self.pad_id = pad_id(tokenizer)
         self.prefix, self.suffix = special_tokens(tokenizer)
-        # Padding is masked: where a backbone has no token for it, any other will do.
-        self.pad_id = _first_id(tokenizer.pad_token_id, tokenizer.eos_token_id)
         # A decoder's tokenizer may leave nothing of an empty text: attention over no token
         # has no value, or one that depends on the padding.
-        self.nothing = [_first_id(tokenizer.eos_token_id, tokenizer.pad_token_id)]
-        self.room = max_length - len(self.prefix) - len(self.suffix)
-        if self.room < 1:
-            raise ValueError(
-                f"max_length={max_length} leaves no room for text: the tokenizer adds "
-                f"{len(self.prefix) + len(self.suffix)} special tokens to each one."
-            )
+        self.nothing = [first_id(tokenizer.eos_token_id, tokenizer.pad_token_id)]
+        self.room = room(max_length, len(self.prefix) + len(self.suffix), "text")
+        self.plan = windows or CUT
+        self.plan.check(self.room)
+        self.max_windows = None if windows is None else windows.max_windows
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        """Token ids of many texts, tokenized a chunk at a time."""
-        chunks = (texts[i : i + CHUNK] for i in range(0, len(texts), CHUNK))
-        parts = [self._encode_chunk(list(chunk)) for chunk in chunks]
-        return Encoded(
-            Ragged.concatenate([part.ids for part in parts]),
-            Counts.total(part.counts for part in parts),
+    def encode(self, rows: Sequence[str]) -> Encoding:
+        """Encode many texts, tokenized a chunk at a time; one text a row."""
+        return self.read(rows)[0]
+
+    def read(self, texts: Sequence[str]) -> tuple[Encoding, np.ndarray]:
+        """Encode many texts, and say which of them were not read to the end."""
+        encodings, cut = zip(*(self._read_chunk(chunk) for chunk in chunks(texts)))
+        return Encoding.concatenate(encodings), np.concatenate(cut)
+
+    def _read_chunk(self, texts: list[str]) -> tuple[Encoding, np.ndarray]:
+        ids = tokenize(self.tokenizer, texts)
+        if not self.prefix and not self.suffix:
+            ids = [body or self.nothing for body in ids]
+        bodies = Ragged.of(ids)
+        lengths = bodies.lengths
+        needed = self.plan.needed(lengths, self.room)
+        text, number, counts = self.plan.choose(needed)
+        begin, end = self.plan.spans(lengths[text], self.room, number, needed[text])
+        start = bodies.start[text]
+        read = slices(bodies.flat, start + begin, start + end)
+        encoded = Encoded(
+            side_by_side(self.prefix, read, self.suffix),
+            starts(counts),
+            np.arange(len(texts))[:, None],
         )
+        cut = needed > counts
+        about = Counts.of(self.tokenizer, bodies.flat, cut, max_windows=self.max_windows)
+        return Encoding(encoded, about), cut
 
-    def _encode_chunk(self, texts: list[str]) -> Encoded:
-        bodies = _tokenize(self.tokenizer, texts)
-        unknown = self.tokenizer.unk_token_id
-        counts = Counts(
-            texts=len(texts),
-            truncated=sum(len(body) > self.room for body in bodies),
-            tokens=sum(map(len, bodies)),
-            unknown=0 if unknown is None else sum(body.count(unknown) for body in bodies),
+
+def chunks(rows: Sequence[Any]) -> Iterator[list[Any]]:
+    """CHUNK rows at a time; no rows are one chunk, so that there is a result to speak of."""
+    for i in range(0, max(len(rows), 1), CHUNK):
+        yield list(rows[i : i + CHUNK])
+
+
+def room(max_length: int, special: int, what: str, least: int = 1) -> int:
+    """How many tokens of the texts fit between so many special tokens."""
+    if max_length - special < least:
+        raise ValueError(
+            f"max_length={max_length} leaves no room for {what}: the tokenizer adds "
+            f"{special} special tokens to each one."
         )
-        rows = [self.prefix + body[: self.room] + self.suffix or self.nothing for body in bodies]
-        return Encoded(Ragged.of(rows), counts)
+    return max_length - special
 
 
-def _first_id(*candidates: int | None) -> int:
+def pad_id(tokenizer: Any) -> int:
+    """Id for padding, which is masked: where a backbone has no token for it, any will do."""
+    return first_id(tokenizer.pad_token_id, tokenizer.eos_token_id)
+
+
+def first_id(*candidates: int | None) -> int:
+    """The first that the tokenizer has."""
     return next((token for token in candidates if token is not None), 0)
 
 
-def _tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of a chunk of texts, without special tokens."""
     try:
         return _tokenize_valid(tokenizer, texts)
     except (UnicodeEncodeError, TypeError):
@@ -167,6 +235,8 @@ def _tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _tokenize_valid(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
     if tokenizer.is_fast:
         encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
@@ -175,7 +245,8 @@ def _tokenize_valid(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     ]
 
 
-def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:
+def token_ids(tokenizer: Any, text: str, special: bool = False) -> list[int]:
+    """Token ids of a single text, for a look at the tokenizer."""
     if tokenizer.is_fast:
         return tokenizer.backend_tokenizer.encode(text, add_special_tokens=special).ids
     return tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
@@ -189,16 +260,31 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     ValueError
         If the text does not stand in one piece between them.
     """
-    bare: list[int] = []
-    full: list[int] = []
-    for text in _PROBES:  # the first that the vocabulary does not drop
-        bare, full = (_ids(tokenizer, text, special) for special in (False, True))
-        if bare:
-            break
-    for i in range(len(full) - len(bare) + 1 if bare else 0):
-        if full[i : i + len(bare)] == bare:
-            return list(full[:i]), list(full[i + len(bare) :])
-    raise ValueError(
+    text, bare = probe(tokenizer)
+    full = token_ids(tokenizer, text, special=True)
+    found = places(bare, full)
+    if not found:
+        raise not_in_one_piece(tokenizer, bare, full)
+    return list(full[: found[0]]), list(full[found[0] + len(bare) :])
+
+
+def probe(tokenizer: Any) -> tuple[str, list[int]]:
+    """A short text that the vocabulary does not drop, and its token ids."""
+    for text in _PROBES:
+        if bare := token_ids(tokenizer, text):
+            return text, bare
+    return "", []
+
+
+def places(part: list[int], whole: list[int]) -> list[int]:
+    """Where the part begins in the whole; nowhere, if it is empty."""
+    ends = range(len(part), len(whole) + 1) if part else ()
+    return [end - len(part) for end in ends if whole[end - len(part) : end] == part]
+
+
+def not_in_one_piece(tokenizer: Any, bare: list[int], full: list[int]) -> ValueError:
+    """The error about special tokens that do not stand around a text."""
+    return ValueError(
         f"The tokenizer {type(tokenizer).__name__} does not keep a text in one piece "
         f"between its special tokens ({bare} became {full})."
     )

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
+from sktransformers.inputs.batching import Ragged, take
 from sktransformers.inputs.validation import is_missing
 
 
@@ -17,21 +18,36 @@ class Targets:
 
     Parameters
     ----------
-    values : ndarray of shape (n_rows, ...)
-        The targets proper.
-    weights : ndarray of shape (n_rows,)
-        Weight of each row in the loss.
+    values : ndarray of shape (n_rows, ...) or Ragged
+        The targets proper: one a row, or one a word.
+    weights : ndarray of shape (n_rows,) or Ragged
+        Weight of each target in the loss.
     strata : ndarray of int and shape (n_rows,)
         Groups of rows of which a validation split takes equal shares.
     """
 
-    values: np.ndarray
-    weights: np.ndarray
+    values: Any
+    weights: Any
     strata: np.ndarray
+
+    @property
+    def row_weights(self) -> np.ndarray:
+        """Weight of each row."""
+        if isinstance(self.weights, Ragged):
+            total = np.concatenate([[0.0], np.cumsum(self.weights.flat)])
+            return np.diff(total[self.weights.start])
+        return self.weights
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of targets of each row."""
+        if isinstance(self.values, Ragged):
+            return self.values.lengths
+        return np.ones(len(self.values), np.int64)
 
     def take(self, rows: np.ndarray) -> "Targets":
         """Some of the rows."""
-        return Targets(self.values[rows], self.weights[rows], self.strata[rows])
+        return Targets(take(self.values, rows), take(self.weights, rows), self.strata[rows])
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,91 @@ class ClassCoding:
         """Targets of labels; a label that is no class is an error."""
         codes = _positions(labels, self.classes, name)
         return Targets(codes, weights * self.factors[codes], strata=codes)
+
+
+@dataclass(frozen=True)
+class NumberCoding:
+    """Numbers <-> their standardised form, (y - mean) / scale.
+
+    Parameters
+    ----------
+    mean, scale : float
+        Weighted mean and standard deviation of the training targets.
+    """
+
+    mean: float
+    scale: float
+    names: ClassVar[list[str]] = ["y"]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Fitted attributes of the estimator."""
+        return {"target_mean_": self.mean, "target_scale_": self.scale}
+
+    @classmethod
+    def of(cls, y: np.ndarray, weights: np.ndarray) -> "NumberCoding":
+        """Coding for targets y; targets that are all equal keep their unit."""
+        mean = float(np.average(y, weights=weights))
+        scale = float(np.sqrt(np.average((y - mean) ** 2, weights=weights)))
+        return cls(mean, scale if scale > 1e-12 * max(1.0, abs(mean)) else 1.0)
+
+    def encode(self, y: np.ndarray, weights: np.ndarray, name: str) -> Targets:
+        """Standardised targets."""
+        return Targets((y - self.mean) / self.scale, weights, np.zeros(len(y), np.int64))
+
+
+def check_numbers(y: Any, n_samples: int, estimator_name: str, name: str = "y") -> np.ndarray:
+    """One finite number a row as a one-dimensional array of float64.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Numbers in any container that X may have.
+    n_samples : int
+        Number of rows of X.
+    estimator_name : str
+        For the message when y is missing altogether.
+    name : str, default="y"
+        What messages call y.
+
+    Raises
+    ------
+    ValueError
+        If y is None, of another length than X, has several columns, or holds something
+        that is no finite number.
+    """
+    if y is None:
+        raise ValueError(
+            f"This {estimator_name} estimator requires y to be passed, but the target y is None."
+        )
+    if hasattr(y, "to_pylist"):
+        y = y.to_pylist()
+    given = np.asarray(y)
+    if given.ndim > 1:
+        given = column_or_1d(given, warn=True)
+    if given.ndim == 0:
+        raise ValueError(f"{name} is a single value; expected one number a row.")
+    _check_count(given, n_samples, name)
+    _check_entries(given, name)
+    try:
+        numbers = given.astype(np.float64)
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or given.dtype.kind in "USMmc":
+        first = next((i for i, v in enumerate(given.tolist()) if not isinstance(v, Real)), 0)
+        raise ValueError(
+            f"{name}[{first}] is {given.tolist()[first]!r}; a regressor expects numbers in y."
+        )
+    _check_entries(numbers, name)
+    return numbers
+
+
+def _check_count(given: np.ndarray, n_samples: int, name: str) -> None:
+    if len(given) != n_samples:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: "
+            f"X has {n_samples} rows, {name} has {len(given)}."
+        )
 
 
 def check_labels(y: Any, n_samples: int, estimator_name: str, name: str = "y") -> np.ndarray:
@@ -100,11 +201,7 @@ def check_labels(y: Any, n_samples: int, estimator_name: str, name: str = "y") -
         labels = column_or_1d(labels, warn=True)
     if labels.ndim == 0:
         raise ValueError(f"{name} is a single value; expected one label a text.")
-    if len(labels) != n_samples:
-        raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: "
-            f"X has {n_samples} texts, {name} has {len(labels)} labels."
-        )
+    _check_count(labels, n_samples, name)
     _check_entries(labels, name)
     check_classification_targets(labels)
     return labels

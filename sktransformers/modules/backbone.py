@@ -29,9 +29,14 @@ def hidden_size(config: Any) -> int:
     return width
 
 
-def token_vectors(backbone: PreTrainedModel, input_ids: Any, attention_mask: Any) -> Any:
+def token_vectors(backbone: PreTrainedModel, input_ids: Any, attention_mask: Any, **kw: Any) -> Any:
     """Vectors of the last layer, of shape (batch, length, width)."""
-    return backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return backbone(input_ids=input_ids, attention_mask=attention_mask, **kw).last_hidden_state
+
+
+def uses_token_types(backbone: PreTrainedModel) -> bool:
+    """Whether the backbone tells the two texts of a pair apart by their token types."""
+    return (getattr(backbone.config, "type_vocab_size", None) or 0) > 1
 
 
 def position_limit(backbone: PreTrainedModel) -> int | None:

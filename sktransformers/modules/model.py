@@ -1,5 +1,12 @@
-"""Backbone, pooling and head as one model of the transformers library."""
+"""Backbone, pooling and head as one model of the transformers library.
 
+Every model works in two stages. ``encode`` runs padded sequences through the backbone and
+gives a few vectors of each: one a window, a word or a token, as ``unit`` says. ``decide``
+joins the vectors of a row, whose sequences may have gone through the backbone at different
+times, and gives its logits.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,39 +15,40 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sktransformers.modules.backbone import drop_pooler, hidden_size, token_vectors
-from sktransformers.modules.heads import LinearHead
-from sktransformers.modules.pooling import Pooling
+from sktransformers.modules.crf import CRFOutput, LinearChainCRF
+from sktransformers.modules.heads import Head
+from sktransformers.modules.interaction import WIDTHS, CrossAttention, combine
+from sktransformers.modules.pooling import Pooling, SegmentPooling
 
 
-class SequenceConfig(PreTrainedConfig):
-    """Configuration of `SequenceModel`.
+class TextConfig(PreTrainedConfig):
+    """What the configurations of our models have in common.
 
     Parameters
     ----------
     backbone_config : PreTrainedConfig or dict
         Configuration of the backbone.
-    pooling : str
-        One of the modes of `Pooling`.
-    head_dropout : float
-        Dropout of the head.
+    head_hidden_sizes, head_activation, head_dropout
+        As in `Head`.
     id2label : dict of int to str
         Name of each logit.
     """
 
-    model_type = "sktransformers-sequence"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 (transformers reads it so)
 
     def __init__(
         self,
         backbone_config: Any = None,
-        pooling: str = "mean",
+        head_hidden_sizes: Sequence[int] = (),
+        head_activation: str | None = None,
         head_dropout: float = 0.1,
         **kwargs: Any,
     ):
         if isinstance(backbone_config, dict):
             backbone_config = AutoConfig.for_model(**backbone_config)
         self.backbone_config = backbone_config
-        self.pooling = pooling
+        self.head_hidden_sizes = list(head_hidden_sizes)
+        self.head_activation = head_activation
         self.head_dropout = head_dropout
         # Not given, transformers would unset the backbone's: its masks would then be lost.
         kwargs.setdefault(
@@ -49,28 +57,30 @@ class SequenceConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class SequenceModel(PreTrainedModel):
-    r"""One vector a text, and logits from it.
-
-    With token vectors :math:`H = backbone(x)` and :math:`h = pool(H)` (for CLS pooling
-    :math:`h_{CLS} = H_1`), the class probabilities are :math:`y = softmax(h W_C)` with a
-    bias, as in Devlin et al. 2019 (arXiv:1810.04805), section 4.1.
+class TextModel(PreTrainedModel):
+    """A backbone with a head behind it.
 
     Parameters
     ----------
-    config : SequenceConfig
+    config : TextConfig
     backbone : PreTrainedModel, default=None
         Backbone with its weights, taken over as it is; None builds one with random weights.
+
+    Attributes
+    ----------
+    unit : {"window", "word", "token"}
+        What `encode` gives one vector for.
     """
 
-    config_class = SequenceConfig
+    config_class = TextConfig
     base_model_prefix = "backbone"
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    unit: str
 
-    def __init__(self, config: SequenceConfig, backbone: PreTrainedModel | None = None):
+    def __init__(self, config: Any, backbone: PreTrainedModel | None = None):
         super().__init__(config)
         if backbone is None:
             backbone = AutoModel.from_config(config.backbone_config)
@@ -79,13 +89,25 @@ class SequenceModel(PreTrainedModel):
             for module in backbone.modules():  # post_init must leave these weights alone
                 module._is_hf_initialized = True
         drop_pooler(backbone)
-        width = hidden_size(config.backbone_config)
         self.backbone = backbone
-        self.pooling = Pooling(config.pooling, width)
-        self.head = LinearHead(width, len(config.id2label or ()), config.head_dropout)
-        for part in (self.pooling, self.head):
-            part.to(backbone.dtype)
+        self._add_parts(config, hidden_size(config.backbone_config))
+        for name, part in self.named_children():
+            if name != "backbone":
+                part.to(backbone.dtype)
         self.post_init()
+
+    def _add_parts(self, config: Any, width: int) -> None:
+        """Make whatever stands behind the backbone."""
+        raise NotImplementedError
+
+    def _make_head(self, config: Any, width: int) -> Head:
+        return Head(
+            width,
+            len(config.id2label or ()),
+            config.head_hidden_sizes,
+            config.head_activation,
+            config.head_dropout,
+        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -94,11 +116,281 @@ class SequenceModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
 
-    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Pooled vectors of shape (batch, width)."""
-        hidden = token_vectors(self.backbone, input_ids, attention_mask)
+
+class SequenceConfig(TextConfig):
+    """Configuration of `SequenceModel`.
+
+    Parameters
+    ----------
+    pooling : str
+        One of the modes of `Pooling`.
+    window_pooling : {"mean", "max", "attention"}
+        How the vectors of a text's windows become one.
+    **kwargs
+        As in `TextConfig`.
+    """
+
+    model_type = "sktransformers-sequence"
+
+    def __init__(self, pooling: str = "mean", window_pooling: str = "mean", **kwargs: Any):
+        self.pooling = pooling
+        self.window_pooling = window_pooling
+        super().__init__(**kwargs)
+
+
+class SequenceModel(TextModel):
+    r"""One vector a text, and logits from it.
+
+    With token vectors :math:`H = backbone(x)` and :math:`h = pool(H)` (for CLS pooling
+    :math:`h_{CLS} = H_1`), the class probabilities are :math:`y = softmax(h W_C)` with a
+    bias, as in Devlin et al. 2019 (arXiv:1810.04805), section 4.1. The h of a text in
+    several windows is the pooled h of its windows; of several texts a row (a pair in both
+    orders), the logits are averaged.
+    """
+
+    config_class = SequenceConfig
+    unit = "window"
+
+    def _add_parts(self, config: Any, width: int) -> None:
+        self.pooling = Pooling(config.pooling, width)
+        self.window_pooling = SegmentPooling(config.window_pooling, width)
+        self.head = self._make_head(config, width)
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor) -> Tensor:
+        """Pooled vectors of shape (n_sequences, width)."""
+        hidden = token_vectors(self.backbone, input_ids, attention_mask, **types)
         return self.pooling(hidden, attention_mask)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-        """Logits of shape (batch, n_labels)."""
-        return SequenceClassifierOutput(logits=self.head(self.pool(input_ids, attention_mask)))
+    def represent(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
+        """What the last linear layer reads, of shape (n_rows, width).
+
+        Parameters
+        ----------
+        vectors : Tensor of shape (n_vectors, width)
+            What `encode` gave, text after text.
+        sizes : LongTensor of shape (n_texts,)
+            Vectors of each text.
+        rows : LongTensor of shape (n_rows, n_texts_a_row)
+            Texts of each row.
+        """
+        # The last layer is affine: the mean of its outputs is the output of the mean.
+        return self.head.hidden(self._row_vectors(vectors, sizes, rows)).mean(dim=1)
+
+    def _row_vectors(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
+        """Vectors of shape (n_rows, n_readings, width) whose logits are averaged."""
+        return self.window_pooling(vectors, sizes)[rows]
+
+    def decide(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
+        """Logits of shape (n_rows, n_outputs); parameters as in `represent`."""
+        return self.head.out(self.represent(vectors, sizes, rows))
+
+    def probe_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
+        """The two stages that end before the last linear layer."""
+        return self.encode, self.represent
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor
+    ) -> SequenceClassifierOutput:
+        """Logits of texts that are one sequence each."""
+        each = torch.arange(len(input_ids), device=input_ids.device)
+        vectors = self.encode(input_ids, attention_mask, **types)
+        logits = self.decide(vectors, torch.ones_like(each), each.unsqueeze(1))
+        return SequenceClassifierOutput(logits=logits)
+
+
+class PairConfig(SequenceConfig):
+    """Configuration of `PairModel`.
+
+    Parameters
+    ----------
+    interaction : {"concat", "difference", "product", "all", "attention"}
+        How two texts meet, see `combine` and `CrossAttention`.
+    symmetric : bool
+        Whether logits are the mean over both orders.
+    **kwargs
+        As in `SequenceConfig`.
+    """
+
+    model_type = "sktransformers-pair"
+
+    def __init__(self, interaction: str = "all", symmetric: bool = False, **kwargs: Any):
+        self.interaction = interaction
+        self.symmetric = symmetric
+        super().__init__(**kwargs)
+
+
+class PairModel(SequenceModel):
+    """A bi-encoder: both texts through one backbone, then an interaction and the head.
+
+    See Reimers and Gurevych 2019 (arXiv:1908.10084). Pairs that are read as one joined
+    sequence need no more than `SequenceModel`.
+    """
+
+    config_class = PairConfig
+
+    def _add_parts(self, config: Any, width: int) -> None:
+        self.pooling = Pooling(config.pooling, width)
+        self.window_pooling = SegmentPooling(config.window_pooling, width)
+        if config.interaction == "attention":
+            self.cross_attention = CrossAttention(width)
+        self.head = self._make_head(config, WIDTHS[config.interaction] * width)
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """Tokens for attention between them, else windows."""
+        return "token" if self.config.interaction == "attention" else "window"
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor) -> Tensor:
+        """Pooled vectors of shape (n_sequences, width), or all vectors of real tokens."""
+        if self.unit == "window":
+            return super().encode(input_ids, attention_mask, **types)
+        hidden = token_vectors(self.backbone, input_ids, attention_mask, **types)
+        return hidden[attention_mask.bool()]
+
+    def _row_vectors(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
+        orders = [rows, rows.flip(1)] if self.config.symmetric else [rows]
+        if self.unit == "token":
+            found = [self._attend(vectors, sizes, order) for order in orders]
+        else:
+            texts = self.window_pooling(vectors, sizes)
+            mode = self.config.interaction
+            found = [combine(mode, texts[order[:, 0]], texts[order[:, 1]]) for order in orders]
+        return torch.stack(found, dim=1)
+
+    def _attend(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
+        begins = sizes.cumsum(0) - sizes
+        sides = []
+        for texts in rows.unbind(1):
+            places = torch.arange(int(sizes[texts].max()), device=vectors.device)
+            mask = places < sizes[texts].unsqueeze(1)
+            sides += [vectors[(begins[texts].unsqueeze(1) + places) * mask], mask]
+        return self.cross_attention(*sides)
+
+
+class TaggingConfig(TextConfig):
+    """Configuration of `TaggingModel`.
+
+    Parameters
+    ----------
+    subword : {"first", "mean", "last", "max"}
+        How the pieces of a word become one vector.
+    self_attention : bool
+        Whether a self-attention layer stands between backbone and head.
+    crf : bool
+        Whether tags are scored as a sequence.
+    **kwargs
+        As in `TextConfig`.
+    """
+
+    model_type = "sktransformers-tagging"
+
+    def __init__(
+        self,
+        subword: str = "first",
+        self_attention: bool = False,
+        crf: bool = False,
+        **kwargs: Any,
+    ):
+        self.subword = subword
+        self.self_attention = self_attention
+        self.crf = crf
+        super().__init__(**kwargs)
+
+
+class SelfAttention(nn.Module):
+    r"""One more layer of self-attention, :math:`h_i^{att} = h_i + \sum_j a_{ij} V h_j U`.
+
+    Weights :math:`a_i = softmax_j(h_i Q (h_j K)^T / \sqrt d)` (Vaswani et al. 2017,
+    arXiv:1706.03762). U starts at zero: training begins with the backbone's own vectors.
+
+    Parameters
+    ----------
+    width : int
+        Width d of the token vectors.
+    dropout : float
+        Probability of dropping an attention weight in training.
+    """
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, 1, dropout=dropout, batch_first=True)
+        nn.init.zeros_(self.attention.out_proj.weight)
+        module: Any
+        for module in self.modules():  # started here: post_init must leave it alone
+            module._is_hf_initialized = True
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map hidden (batch, length, width) under a mask (batch, length) to the same shape."""
+        padding = attention_mask == 0
+        found, _ = self.attention(hidden, hidden, hidden, padding, need_weights=False)
+        return hidden + found
+
+
+class TaggingModel(TextModel):
+    r"""One vector a word, and logits from it.
+
+    The logits of word i are :math:`h_i W_K` with a bias, h_i pooled from the word's pieces;
+    their softmax over the K tags gives the tag (Devlin et al. 2019, arXiv:1810.04805,
+    section 5.3). A CRF adds scores of neighbouring tags.
+    """
+
+    config_class = TaggingConfig
+    unit = "word"
+
+    def _add_parts(self, config: Any, width: int) -> None:
+        if config.self_attention:
+            self.self_attention = SelfAttention(width, config.head_dropout)
+        self.subword = SegmentPooling(config.subword, width)
+        self.head = self._make_head(config, width)
+        if config.crf:
+            self.crf = LinearChainCRF(len(config.id2label or ()))
+
+    def words(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        word_rows: Tensor,
+        word_begins: Tensor,
+        word_ends: Tensor,
+    ) -> Tensor:
+        """What the last linear layer reads of each word, of shape (n_words, width).
+
+        Parameters
+        ----------
+        input_ids, attention_mask : Tensor of shape (n_sequences, length)
+        word_rows, word_begins, word_ends : LongTensor of shape (n_words,)
+            The sequence of each word, its first token there, and the one behind its last.
+        """
+        hidden = token_vectors(self.backbone, input_ids, attention_mask)
+        if self.config.self_attention:
+            hidden = self.self_attention(hidden, attention_mask)
+        # Pieces of all words, one after the other, as positions in the flat rectangle.
+        sizes = word_ends - word_begins
+        first = word_rows * hidden.shape[1] + word_begins
+        before = sizes.cumsum(0) - sizes
+        total = int(sizes.sum())
+        pieces = torch.repeat_interleave(first - before, sizes, output_size=total)
+        pieces = pieces + torch.arange(total, device=pieces.device)
+        return self.head.hidden(self.subword(hidden.flatten(0, 1)[pieces], sizes))
+
+    def encode(self, **inputs: Tensor) -> Tensor:
+        """Logits of shape (n_words, n_tags); parameters as in `words`."""
+        return self.head.out(self.words(**inputs))
+
+    def decide(self, logits: Tensor, sizes: Tensor, rows: Tensor) -> Tensor | CRFOutput:
+        """Logits of the words, with a CRF together with the scores of neighbouring tags.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n_words, n_tags)
+            What `encode` gave, sentence after sentence.
+        sizes : LongTensor of shape (n_sentences,)
+            Words of each sentence.
+        rows : LongTensor of shape (n_sentences, 1)
+            Not looked at: sentences come in their own order.
+        """
+        return self.crf(logits, sizes) if self.config.crf else logits
+
+    def probe_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
+        """The stage that ends before the last linear layer."""
+        return self.words, None

@@ -1,9 +1,10 @@
-"""Token vectors -> one vector a text. Padding never counts."""
+"""Token vectors -> one vector a text, and vectors of a text's parts -> one."""
 
 import torch
 from torch import Tensor, nn
 
 POOLINGS = ("cls", "mean", "max", "last", "attention")
+SEGMENT_POOLINGS = ("first", "last", "mean", "max", "attention")
 
 
 class Pooling(nn.Module):
@@ -49,3 +50,46 @@ class Pooling(nn.Module):
         precise = torch.promote_types(scores.dtype, torch.float32)  # half precision is too coarse
         weights = scores.to(precise).masked_fill(mask == 0, -1e30).softmax(dim=1).to(hidden.dtype)
         return (weights.unsqueeze(-1) * hidden.masked_fill(~real, 0.0)).sum(dim=1)
+
+
+class SegmentPooling(nn.Module):
+    r"""Pool consecutive vectors into one a segment: windows of a text, pieces of a word.
+
+    Parameters
+    ----------
+    mode : {"first", "last", "mean", "max", "attention"}
+        As in `Pooling`, over the vectors of a segment; attention starts at the mean.
+    width : int
+        Width of the vectors.
+    """
+
+    def __init__(self, mode: str, width: int):
+        super().__init__()
+        self.mode = mode
+        if mode == "attention":
+            self.score = nn.Parameter(torch.zeros(width))
+
+    def forward(self, vectors: Tensor, sizes: Tensor) -> Tensor:
+        """Pool vectors (n, width) in segments of sizes (m,), none of them empty, to (m, width)."""
+        if len(vectors) == len(sizes):
+            return vectors
+        if self.mode in ("first", "last"):
+            ends = sizes.cumsum(0)
+            return vectors[ends - sizes if self.mode == "first" else ends - 1]
+        segment = torch.repeat_interleave(sizes, output_size=len(vectors))
+        pooled = vectors.new_zeros(len(sizes), vectors.shape[1])
+        if self.mode == "max":
+            index = segment.unsqueeze(1).expand_as(vectors)
+            return pooled.scatter_reduce(0, index, vectors, "amax", include_self=False)
+        if self.mode == "mean":
+            return pooled.index_add(0, segment, vectors) / sizes.unsqueeze(1).to(vectors.dtype)
+        scores = vectors @ self.score.to(vectors.dtype)
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        scores = scores.to(precise)
+        top = scores.new_zeros(len(sizes)).scatter_reduce(
+            0, segment, scores.detach(), "amax", include_self=False
+        )
+        weights = (scores - top[segment]).exp()
+        total = weights.new_zeros(len(sizes)).index_add(0, segment, weights)
+        weights = (weights / total[segment]).to(vectors.dtype)
+        return pooled.index_add(0, segment, weights.unsqueeze(1) * vectors)

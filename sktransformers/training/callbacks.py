@@ -44,7 +44,7 @@ class EpochHistory(Callback):
         values = {
             "loss": step["loss"] * step["weight"],
             "weight": step["weight"],
-            "rows": len(batch["input_ids"]),
+            "targets": step["n_targets"],
             "tokens": step["n_tokens"],
             **step["sums"],
         }
@@ -64,7 +64,7 @@ class EpochHistory(Callback):
             if sums:
                 record(f"{split}_loss", float(sums["loss"]) / sums["weight"])
                 for name in net.metrics:
-                    record(f"{split}_{name}", float(sums[name]) / sums["rows"])
+                    record(f"{split}_{name}", float(sums[name]) / sums["targets"])
         # A float16 step that overflowed was not made: it does not count.
         norms = [norm for norm in self.norms_ if math.isfinite(norm)] or self.norms_
         record("grad_norm", sum(norms) / len(norms))

@@ -7,9 +7,18 @@ import numpy as np
 import skorch
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
-from sktransformers.inputs.batching import Ragged, bucketed_batches, pad, token_budget
+from sktransformers.inputs.batching import (
+    Encoded,
+    Ragged,
+    bucketed_batches,
+    flat,
+    pad,
+    take,
+    token_budget,
+)
 
 
 class StopTraining(Exception):
@@ -17,15 +26,23 @@ class StopTraining(Exception):
 
 
 class EncodedDataset(Dataset):
-    """Token ids, targets and weights of the rows."""
+    """Encoded rows, their targets and weights.
 
-    def __init__(self, ids: Ragged, targets: Tensor, weights: Tensor):
-        self.ids = ids
+    Parameters
+    ----------
+    encoded : Encoded
+        The rows.
+    targets, weights : ndarray or Ragged
+        One target and weight a row, or as many as the row has words.
+    """
+
+    def __init__(self, encoded: Encoded, targets: Any, weights: Any):
+        self.encoded = encoded
         self.targets = targets
         self.weights = weights
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.encoded)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         return self.take(np.array([i]))
@@ -33,9 +50,9 @@ class EncodedDataset(Dataset):
     def take(self, rows: np.ndarray) -> dict[str, Any]:
         """One batch, not yet padded."""
         return {
-            "input_ids": self.ids.take(rows),
-            "targets": self.targets[rows],
-            "weights": self.weights[rows],
+            "encoded": self.encoded.take(rows),
+            "targets": take(self.targets, rows),
+            "weights": take(self.weights, rows),
             "rows": rows,
         }
 
@@ -52,7 +69,7 @@ class TrainingBatches:
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        lengths = self.dataset.ids.lengths
+        lengths = self.dataset.encoded.lengths
         for rows in bucketed_batches(lengths, self.batch_size, self.rng):
             yield self.dataset.take(rows)
 
@@ -65,7 +82,7 @@ class ValidationBatches:
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        order = np.argsort(self.dataset.ids.lengths, kind="stable")
+        order = np.argsort(self.dataset.encoded.lengths, kind="stable")
         for begin in range(0, len(order), self.batch_size):
             yield self.dataset.take(order[begin : begin + self.batch_size])
 
@@ -77,19 +94,20 @@ class FineTuningNet(skorch.NeuralNet):
     ----------
     module : nn.Module
         The model; it is trained in place.
-    criterion : class of nn.Module
-        ``criterion()(logits, targets, weights)`` is the weighted sum of the losses.
+    criterion : nn.Module
+        ``criterion(outputs, targets, weights)`` is the weighted sum of the losses.
     optimizer : callable
         ``optimizer(module)`` returns a torch optimizer.
     schedule : callable
         ``schedule(step)`` is the factor on all learning rates.
     metrics : dict of str to callable
-        ``metric(logits, targets)`` is a sum over rows; its mean goes into the history.
+        ``metric(outputs, targets)`` is a sum over targets; its mean goes into the history.
     pad_id : int
         Id of the padding token.
     max_batch_tokens : int
         Slots, padding included, that go through the module at once. A batch that needs
-        more goes through in pieces whose gradients add up.
+        more goes through in groups of rows whose gradients add up; a row that needs more, in
+        pieces that are computed once more for their gradients.
     max_grad_norm : float or None
         Gradients are scaled down to this norm.
     autocast_dtype : torch.dtype or None
@@ -212,39 +230,64 @@ class FineTuningNet(skorch.NeuralNet):
         with torch.no_grad():
             return self._run(batch, backward=False)
 
-    def infer(self, x: dict[str, Any], **fit_params: Any) -> Tensor:
-        """Logits of a padded batch."""
-        return self.module_(**x).logits
+    def infer(self, x: Encoded, **fit_params: Any) -> Any:
+        """What the module decides for encoded rows."""
+        model, device = self.module_, self._device()
+        starts = x.outputs(model.unit)
+        sizes = np.diff(starts[x.windows])
+        return model.decide(
+            self._vectors(x, starts),
+            torch.from_numpy(sizes).to(device),
+            torch.from_numpy(x.rows).to(device),
+        )
+
+    def _vectors(self, x: Encoded, starts: np.ndarray) -> Tensor:
+        model, device = self.module_, self._device()
+        each = np.arange(len(x.sequences))
+        lengths = x.sequences.lengths
+        if len(each) * lengths.max(initial=1) <= self.max_batch_tokens or len(each) == 1:
+            return model.encode(**pad(x, each, self.pad_id, device))
+        # One row that is longer than the budget: what is between tokens and vectors is
+        # forgotten, and computed once more, piece by piece, when gradients come back.
+        pieces = token_budget(lengths, each, self.max_batch_tokens)
+        vectors = [
+            checkpoint(model.encode, use_reentrant=False, **pad(x, piece, self.pad_id, device))
+            for piece in pieces
+        ]
+        order = np.concatenate([Ragged(each, starts).positions(piece) for piece in pieces])
+        back = torch.from_numpy(np.argsort(order)).to(device)
+        return torch.cat(vectors)[back]
 
     def _run(self, batch: dict[str, Any], backward: bool) -> dict[str, Any]:
-        """Send a batch through in pieces; sums are over the batch, the loss is its mean."""
+        """Loss of a batch: the mean over its weights; gradients are left in the parameters."""
+        encoded, targets, weights = batch["encoded"], batch["targets"], batch["weights"]
         device = self._device()
-        ids, targets, weights = batch["input_ids"], batch["targets"], batch["weights"]
-        lengths = ids.lengths
-        # Validation rows may all weigh nothing: their mean loss is then zero.
-        total_weight = max(float(weights.sum()), torch.finfo(torch.float32).tiny)
+        # A batch in which nothing weighs has a loss of zero, not of 0 / 0.
+        total_weight = max(float(flat(weights).sum()), torch.finfo(torch.float32).tiny)
         sums: dict[str, Any] = dict.fromkeys(self.metrics, 0)
         loss = torch.zeros((), device=device)
-        for piece in token_budget(lengths, np.arange(len(ids)), self.max_batch_tokens):
-            inputs = pad(ids, piece, self.pad_id, device)
-            piece_targets = targets[piece].to(device)
+        precision = torch.promote_types(next(self.module_.parameters()).dtype, torch.float32)
+        for rows in encoded.groups(self.max_batch_tokens):
+            group = encoded.take(rows)
+            group_targets = torch.from_numpy(flat(take(targets, rows))).to(device)
             with torch.autocast(
                 device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
             ):
-                logits = self.infer(inputs)
-            precision = torch.promote_types(logits.dtype, torch.float32)
-            piece_weights = weights[piece].to(device, precision)
-            piece_loss = self.criterion_(logits, piece_targets, piece_weights) / total_weight
+                outputs = self.infer(group)
+            group_weights = torch.from_numpy(flat(take(weights, rows))).to(device, precision)
+            group_loss = self.criterion_(outputs, group_targets, group_weights) / total_weight
             if backward:
-                self.scaler_.scale(piece_loss).backward()
-            loss += piece_loss.detach()
-            for name, metric in self.metrics.items():
-                sums[name] = sums[name] + metric(logits.detach(), piece_targets)
+                self.scaler_.scale(group_loss).backward()
+            loss += group_loss.detach()
+            with torch.no_grad():
+                for name, metric in self.metrics.items():
+                    sums[name] = sums[name] + metric(outputs, group_targets)
         return {
             "loss": loss,
             "weight": total_weight,
             "sums": sums,
-            "n_tokens": int(lengths.sum()),
+            "n_targets": len(flat(targets)),
+            "n_tokens": int(encoded.sequences.lengths.sum()),
         }
 
     def _device(self) -> torch.device:

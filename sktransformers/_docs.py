@@ -1,0 +1,122 @@
+"""Passages that the docstrings of the estimators share."""
+
+import textwrap
+
+_SHARED = {
+    "backbone": """
+backbone : str, path, Backbone or PreTrainedModel, default="sentence-transformers/all-MiniLM-L6-v2"
+    Pretrained model: an id on the Hugging Face hub, a directory, or a `Backbone` where
+    the name alone is not enough. The default (22 million parameters, English) comes
+    from the package ``sktransformers[offline]`` when that is installed. A loaded
+    ``PreTrainedModel`` is copied, also by ``clone``, and never trained in place.
+""",
+    "pooling": """
+pooling : {"auto", "cls", "mean", "max", "last", "attention"}, default="auto"
+    How token vectors become one. ``"auto"`` is what the backbone was trained with: the
+    pooling of a sentence-transformers checkpoint, else the CLS token where the
+    tokenizer has one, else the last token.
+""",
+    "optimisation": """
+lr : float, default=None
+    Peak learning rate of the backbone. None means
+    ``2e-4 * (384 / hidden_size) ** 2``, at least 1e-5 and at most 1e-3: 2e-4 for the
+    default backbone, 5e-5 for one as wide as BERT-base. The value used is ``lr_``.
+max_epochs : int, default=3
+    Passes over the training rows.
+batch_size : int, default=16
+    Rows that the optimizer sees in a step.
+optimizer : {"adamw"} or AdamW, default="adamw"
+    Optimizer; the object holds its options.
+schedule : {"linear", "cosine", "constant"}, default="linear"
+    What the learning rate does after warm-up, until the last step.
+warmup : float in [0, 1) or int, default=0.1
+    Steps in which the learning rate rises, as a share of all steps or a number.
+weight_decay : float, default=0.01
+    Decoupled weight decay of everything but biases and normalisation weights.
+""",
+    "max_batch_tokens": """
+max_batch_tokens : int, default=4096
+    Token slots, padding included, that the device sees at once, in training and
+    prediction. It bounds memory and never changes what the optimizer sees: a batch
+    that needs more goes through in groups of rows whose gradients add up, a long
+    text in groups of windows.
+""",
+    "training": """
+early_stopping : bool, default=False
+    Whether to hold out a stratified part of the training rows, score it after every
+    epoch, stop when it no longer improves, and keep the best epoch's weights.
+    Rows given as ``X_val`` in ``fit`` are used in the same way.
+validation_fraction : float in (0, 1) or int, default=0.1
+    Share or number of training rows to hold out with ``early_stopping=True``.
+n_iter_no_change : int, default=2
+    Epochs in a row without an improvement of more than ``tol`` that end training.
+tol : float, default=1e-4
+    See ``n_iter_no_change``.
+scoring : str, callable or None, default="loss"
+    What is watched on the validation rows: the loss, or a scikit-learn scorer; None
+    means ``score``.
+warm_start : bool, default=False
+    Whether a further ``fit`` goes on from the fitted model, with a new optimizer and
+    schedule. ``backbone``, pooling and head are then not looked at.
+callbacks : list of skorch callbacks, default=None
+    Copied and run after the package's own.
+device : str or torch.device, default="auto"
+    Where to compute; ``"auto"`` takes CUDA, else MPS (Apple), else the CPU.
+precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
+    Precision of the forward pass; weights stay as they are. ``"auto"`` is bf16 on CUDA
+    devices that have it and fp32 elsewhere.
+random_state : int, RandomState instance or None, default=None
+    Seed of dropout, the order of rows, held-out rows and a random head. The same
+    seed gives the same model. Global random states are left as they were.
+verbose : int, default=0
+    1 shows a progress bar, 2 also a line an epoch.
+""",
+    "attributes": """
+model_ : PreTrainedModel
+    The fine-tuned model.
+tokenizer_ : transformers tokenizer
+    The tokenizer, with truncation and padding off.
+history_ : list of dict
+    One dict an epoch: ``epoch``, ``train_loss``, ``train_accuracy`` (over the epoch,
+    with dropout on), with validation texts ``valid_loss``, ``valid_accuracy`` and for a
+    scorer ``valid_score``, ``grad_norm`` (mean, before clipping), ``lr`` (at the
+    last step), ``seconds``, ``tokens_per_second`` (without padding). Batches are kept
+    with ``callbacks=[BatchHistory()]``.
+n_iter_ : int
+    Epochs trained.
+lr_ : float
+    Peak learning rate that was used.
+max_length_ : int
+    Length that texts are cut to.
+net_ : skorch.NeuralNet
+    The net that trained; not part of pickles.
+""",
+    "long_text": """
+max_length : int, default=None
+    Tokens that the backbone reads at once, special tokens included. None means what it
+    can read, at most 512.
+long_text : {"truncate", "window"} or Windows, default="truncate"
+    What becomes of longer texts: cut, with a warning that counts them, or read whole in
+    windows whose vectors are pooled. ``"window"`` means ``Windows()``: side by side, and
+    their mean.
+""",
+    "class_weight": """
+class_weight : dict, "balanced" or None, default=None
+    Weight of each class in the loss and in the probe, on top of ``sample_weight``.
+    ``"balanced"`` makes all classes weigh the same in sum.
+""",
+    "table": """
+n_features_in_ : int
+    1, only if X was a table.
+feature_names_in_ : ndarray of shape (1,)
+    Only if X was a table with a column name.
+""",
+}
+
+
+def shared_docs(cls):
+    """Put the shared passages where the docstring of a class names them: ``{backbone}``."""
+    for name, passage in _SHARED.items():
+        indented = textwrap.indent(passage.strip("\n"), "    ")
+        cls.__doc__ = cls.__doc__.replace(f"    {{{name}}}", indented)
+    return cls
