@@ -213,7 +213,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         y = self._check_y(y, rows)
         kept = np.flatnonzero(weights)
         if len(kept) < len(rows):
-            rows, y, weights = [rows[i] for i in kept], y[kept], weights[kept]
+            rows, y, weights = [rows[int(i)] for i in kept], y[kept], weights[kept]
         coding = self._make_coding(y, weights, earlier)
         data = Data(rows, y, coding.encode(y, weights, "y"), rows)
         kept = np.flatnonzero(data.targets.row_weights)  # once more: a class may weigh nothing

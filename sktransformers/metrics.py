@@ -16,7 +16,7 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
-from sktransformers.inputs.validation import _describe
+from sktransformers.inputs.validation import describe
 from sktransformers.inputs.words import as_list, lists_in
 
 __all__ = [
@@ -70,7 +70,7 @@ def spans(tags: Any) -> list[tuple[int, int, str]]:
     """
     row = as_list(tags)
     if row is None:
-        raise ValueError(f"tags is {_describe(tags)}; expected the list of tags of one sentence.")
+        raise ValueError(f"tags is {describe(tags)}; expected the list of tags of one sentence.")
     for j, tag in enumerate(row):
         _check_tag(tag, f"tags[{j}]")
     return _grouped(row)
@@ -97,7 +97,7 @@ def _letter_and_type(tag: str) -> tuple[str, str]:
 
 def _check_tag(tag: Any, where: str) -> None:
     if not isinstance(tag, str) or not tag:
-        raise ValueError(f"{where} is {_describe(tag)}; expected {_FORM}.")
+        raise ValueError(f"{where} is {describe(tag)}; expected {_FORM}.")
 
 
 # ------------------------------------------------------------------------- precision, recall, F1
@@ -369,7 +369,7 @@ def _check_types(labels: Any) -> list[str] | None:
     types = as_list(labels)
     if not types or len(set(types)) < len(types):
         raise ValueError(
-            f"labels is {_describe(labels)}; expected a list of distinct types, as ['LOC', 'PER']."
+            f"labels is {describe(labels)}; expected a list of distinct types, as ['LOC', 'PER']."
         )
     return types
 

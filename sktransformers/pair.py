@@ -8,7 +8,13 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 
 from sktransformers._docs import shared_docs
-from sktransformers.estimator import TransformerEstimator, chunks, window_plan, window_pooling
+from sktransformers.estimator import (
+    Options,
+    TransformerEstimator,
+    chunks,
+    window_plan,
+    window_pooling,
+)
 from sktransformers.inputs.encoding import Counts
 from sktransformers.inputs.pair_encoding import PairEncoder
 from sktransformers.inputs.pairs import as_pairs
@@ -17,7 +23,7 @@ from sktransformers.modules.interaction import WIDTHS
 from sktransformers.modules.model import PairConfig, PairModel, SequenceConfig, SequenceModel
 from sktransformers.modules.pooling import POOLINGS
 from sktransformers.outputs import LabelOutputs, NumberOutputs
-from sktransformers.specs import DEFAULT_BACKBONE
+from sktransformers.specs import DEFAULT_BACKBONE, Linear
 
 
 class PairEstimator(TransformerEstimator):
@@ -34,6 +40,17 @@ class PairEstimator(TransformerEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.one_d_array = False
         return tags
+
+    def _check_options(self) -> Options:
+        options = super()._check_options()
+        odd = isinstance(options.head, Linear) and options.head.activation is None
+        if self.symmetric and self.interaction == "difference" and odd:
+            raise ValueError(
+                'symmetric=True with interaction="difference" leaves a linear head nothing: '
+                "the logits of both orders cancel. Take another interaction, or a head with "
+                'an activation such as Linear(activation="relu").'
+            )
+        return options
 
     def _check_X(self, X: Any, name: str = "X") -> Sequence[tuple[str, str]]:
         return as_pairs(X, name)
@@ -60,7 +77,7 @@ class PairEstimator(TransformerEstimator):
         )
 
     def _decide(self, rows: Sequence[tuple[str, str]]) -> np.ndarray:
-        model = self.model_
+        model: Any = self.model_
         if not isinstance(model, PairModel) or model.unit == "token":
             return super()._decide(rows)
         # Each distinct text of all rows once; what is kept of it is one vector.
@@ -76,7 +93,7 @@ class PairEstimator(TransformerEstimator):
             vectors.append(predictor.texts(model, encoded))
         Counts.total(counts).warn(self.max_length_)
         found = torch.cat(vectors)
-        logits = np.empty((len(rows), model.config.num_labels))
+        logits = np.empty((len(rows), model.head.out.out_features))
         for part in chunks(len(rows)):
             distinct, where = np.unique(pairs[part], return_inverse=True)
             sizes, where = np.ones_like(distinct), where.reshape(-1, 2)

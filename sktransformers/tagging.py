@@ -3,16 +3,17 @@
 import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktransformers._docs import shared_docs
-from sktransformers.estimator import TransformerEstimator, chunks
+from sktransformers.estimator import Data, TransformerEstimator, chunks
 from sktransformers.inputs.constraints import forbidden, scheme_of
 from sktransformers.inputs.encoding import Counts, users_level
 from sktransformers.inputs.tags import (
@@ -356,7 +357,10 @@ class TokenTagger(TransformerEstimator):
 
     def _sentences(self, X: Any) -> Sentences:
         check_is_fitted(self)
-        return as_sentences(X, self.tokenize)
+        sentences = as_sentences(X, self.tokenize)
+        if self.tokenize is not None and len(getattr(X, "shape", ())) == 2:
+            validate_data(self, X, skip_check_array=True, reset=False)
+        return sentences
 
     def _word_logits(self, sentences: Sentences) -> np.ndarray:
         """Logits of shape (n_words, n_tags) in float64, all sentences one after the other."""
@@ -394,6 +398,11 @@ class TokenTagger(TransformerEstimator):
 
     # ------------------------------------------------------------ the task
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
     def _head(self) -> Any:
         if self.crf and not isinstance(self.head, CRF):
             if self.head != "linear":
@@ -416,6 +425,19 @@ class TokenTagger(TransformerEstimator):
     def _check_X(self, X: Any, name: str = "X") -> Sequence[list[str]]:
         return as_sentences(X, self.tokenize, name).words
 
+    def _set_features(self, X: Any) -> None:
+        # An array of sentences that are equally long is no table of features.
+        super()._set_features(None if self.tokenize is None else X)
+
+    def _given_validation(self, X_val: Any, y_val: Any, coding: TagCoding) -> Data | None:
+        data = super()._given_validation(X_val, y_val, coding)
+        if data is None:
+            return None
+        # For the loss: a batch of empty sentences alone is nothing that a backbone can read.
+        kept = np.flatnonzero(data.targets.sizes)
+        rows = [row for row in data.rows if row]
+        return replace(data, rows=rows, targets=data.targets.take(kept))
+
     def _check_y(self, y: Any, rows: Sequence[list[str]], name: str = "y") -> np.ndarray:
         return check_tags(y, rows, name, type(self).__name__)
 
@@ -426,12 +448,14 @@ class TokenTagger(TransformerEstimator):
         factors = class_coding(
             tags, self.class_weight, tags[codes], np.repeat(weights, lengths)
         ).factors
+        if earlier is not None:
+            return TagCoding(tags, factors, _constraints(earlier.model_))
         head = self._head()
-        if not isinstance(head, CRF) or head.constraints is None:
-            return TagCoding(tags, factors)
-        scheme = head.constraints
+        scheme = head.constraints if isinstance(head, CRF) else None
         if scheme == "auto":
             scheme = scheme_of(tags.tolist())
+        if scheme is None:
+            return TagCoding(tags, factors)
         masks = forbidden(tags.tolist(), scheme)
         if head.constraints == "auto":
             bad = first_forbidden(codes, lengths, masks)
@@ -461,7 +485,10 @@ class TokenTagger(TransformerEstimator):
         return model
 
     def _objective(self) -> tuple[Any, dict[str, Any]]:
-        if isinstance(self._head(), CRF):
+        crf = isinstance(self._head(), CRF)
+        if self.warm_start and self.__sklearn_is_fitted__():
+            crf = self.model_.config.crf
+        if crf:
             return CRFLoss(), {}
         return CrossEntropy(), {"accuracy": count_correct}
 
@@ -483,6 +510,15 @@ class TokenTagger(TransformerEstimator):
             return spans(tags)
         edges = [i for i, tag in enumerate(tags) if i == 0 or tag != tags[i - 1]] + [len(tags)]
         return [(a, b, str(tags[a])) for a, b in pairwise(edges)]
+
+
+def _constraints(model: TaggingModel) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """What the CRF of a model forbids, as `constraints.forbidden` gives it."""
+    if not model.config.crf:
+        return None
+    masks = model.crf.forbidden_start, model.crf.forbidden, model.crf.forbidden_end
+    first, pairs, last = (mask.cpu().numpy() for mask in masks)
+    return (first, pairs, last) if first.any() or pairs.any() or last.any() else None
 
 
 def _objects(values: list[Any]) -> np.ndarray:

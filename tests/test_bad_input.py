@@ -105,7 +105,7 @@ BAD_VALIDATION = {
     "no y": Bad("X_val and y_val belong together", {"X_val": X}),
     "no X": Bad("X_val and y_val belong together", {"y_val": Y}),
     "not a text": Bad(r"^X_val\[1\] is 5", {"X_val": ["fish", 5], "y_val": ["sea", "sea"]}),
-    "length": Bad("y_val has 2 labels", {"X_val": ["fish"], "y_val": ["sea", "sea"]}),
+    "length": Bad("X_val has 1 rows, y_val has 2", {"X_val": ["fish"], "y_val": ["sea", "sea"]}),
     "other class": Bad(
         r"^y_val\[1\] is 'moon', which is none of the 3 classes",
         {"X_val": ["fish", "crater"], "y_val": ["sea", "moon"]},

@@ -169,7 +169,7 @@ def test_groups_hold_every_row_once_within_the_budget(encoded, max_tokens):
 
 
 def test_groups_where_texts_happen_to_be_as_many_as_rows():
-    # Three texts of two windows in all, and three rows of them: the lengths are not the rows'.
+    # So that a sequence's length is not that of the row in the same place.
     sequences = Ragged.of([[1] * 9, [2]])
     encoded = Encoded(sequences, np.array([0, 0, 2]), np.array([[0], [1]]))
     assert [group.tolist() for group in encoded.groups(9)] == [[1], [0]]

@@ -61,10 +61,10 @@ def case(request, tmp_path_factory):
 def pretrained(case, pooling="mean"):
     """Our model around the backbone as it was saved, and the ids of MIXED."""
     loaded = load(Backbone(case.directory), verbose=False)
-    config = SequenceConfig(loaded.backbone.config, pooling=pooling, num_labels=3)
+    config = SequenceConfig(backbone_config=loaded.backbone.config, pooling=pooling, num_labels=3)
     model = SequenceModel(config, loaded.backbone).eval()
     encoder = TextEncoder(private_tokenizer(loaded.tokenizer), case.clf.max_length_)
-    return model, encoder.encode(MIXED).ids
+    return model, encoder.encode(MIXED).encoded
 
 
 def test_learns_a_dozen_texts_by_heart(case):
@@ -86,16 +86,16 @@ def test_every_weight_is_trained(case):
 
 
 def test_loads_the_weights_that_transformers_loads(case):
-    model, ids = pretrained(case)
+    model, encoded = pretrained(case)
     reference = AutoModel.from_pretrained(case.directory).eval()
-    inputs = pad(ids, np.arange(len(ids)), 0, torch.device("cpu"))
+    inputs = pad(encoded, np.arange(len(encoded)), 0, torch.device("cpu"))
     with torch.no_grad():
         vectors = {}
         for pooling in ("cls", "mean", "last"):
             model.pooling.mode = pooling
-            vectors[pooling] = model.pool(**inputs)
-        for i in range(len(ids)):
-            row = torch.tensor(ids.row(i).astype(np.int64))[None]  # alone: no padding at all
+            vectors[pooling] = model.encode(**inputs)
+        for i in range(len(encoded)):
+            row = torch.tensor(encoded.sequences.row(i).astype(np.int64))[None]  # alone: no padding at all
             hidden = reference(row, attention_mask=torch.ones_like(row)).last_hidden_state[0]
             for pooling, expected in (
                 ("cls", hidden[0]),
@@ -148,8 +148,8 @@ def test_model_is_saved_and_loaded_as_any_of_transformers(case, tmp_path):
     case.clf.model_.save_pretrained(tmp_path)
     model = SequenceModel.from_pretrained(tmp_path).eval()
     assert model.config.id2label == {0: "city", 1: "food", 2: "sea"}
-    _, ids = pretrained(case)
-    inputs = pad(ids, np.arange(len(ids)), 0, torch.device("cpu"))
+    _, encoded = pretrained(case)
+    inputs = pad(encoded, np.arange(len(encoded)), 0, torch.device("cpu"))
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, case.clf.model_(**inputs).logits)
 
@@ -193,12 +193,12 @@ def test_cls_logits_equal_those_of_distilbert_for_sequence_classification(
     theirs.save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     loaded = load(Backbone(str(tmp_path)), verbose=False)
-    config = SequenceConfig(loaded.backbone.config, pooling="cls", num_labels=3)
+    config = SequenceConfig(backbone_config=loaded.backbone.config, pooling="cls", num_labels=3)
     ours = SequenceModel(config, loaded.backbone).eval()
-    ids = TextEncoder(private_tokenizer(loaded.tokenizer), 40).encode(TEXTS).ids
-    inputs = pad(ids, np.arange(len(ids)), 0, torch.device("cpu"))
+    encoded = TextEncoder(private_tokenizer(loaded.tokenizer), 40).encode(TEXTS).encoded
+    inputs = pad(encoded, np.arange(len(encoded)), 0, torch.device("cpu"))
     with torch.no_grad():
-        hidden = torch.relu(theirs.pre_classifier(ours.pool(**inputs)))
+        hidden = torch.relu(theirs.pre_classifier(ours.encode(**inputs)))
         torch.testing.assert_close(
             theirs.classifier(hidden), theirs(**inputs).logits, rtol=1e-4, atol=1e-5
         )

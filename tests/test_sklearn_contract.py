@@ -81,7 +81,7 @@ def test_clone(make_clf, tiny_backbone, texts, labels):
     "name, value, in_use",
     [
         ("optimizer__eps", 1e-3, lambda clf: clf.net_.optimizer_.param_groups[0]["eps"]),
-        ("head__dropout", 0.5, lambda clf: clf.model_.head.dropout.p),
+        ("head__dropout", 0.5, lambda clf: clf.model_.head.hidden[-1].p),
         ("backbone__dtype", "float64", lambda clf: str(clf.model_.dtype).removeprefix("torch.")),
         ("backbone__revision", "v1", lambda clf: clf.backbone.revision),
     ],

@@ -1,5 +1,6 @@
 import copy
 import time
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_same_ids_as_transformers_for_split_words(name, words):
     expected = [ids[owners == i].tolist() or [unknown] for i in range(len(words))]
     assert pieces(encoded) == expected
     prefix, suffix = special_tokens(tokenizer)
-    assert found[0] == prefix + sum(expected, []) + suffix
+    assert found[0] == prefix + list(chain.from_iterable(expected)) + suffix
     if len(set(owners) - {-1}) == len(words):
         assert found[0] == reference["input_ids"]
     # The words fill the sentence.
@@ -103,7 +104,7 @@ def test_words_read_as_inside_a_text(name):
     text = tokenizer(" ".join(["the", *words]), add_special_tokens=False)["input_ids"]
     first = tokenizer("the", add_special_tokens=False)["input_ids"]
     found = pieces(WordEncoder(tokenizer, 500).encode([words]).encoded)
-    assert first + sum(found, []) == text
+    assert first + list(chain.from_iterable(found)) == text
 
 
 # ------------------------------------------------------------- every word, once
@@ -285,7 +286,7 @@ def test_many_sentences_and_a_long_one(name):
     rows = [[vocabulary[i] for i in rng.integers(0, 5000, 30)] for _ in range(10_000)]
     begin = time.perf_counter()
     encoder = WordEncoder(make(name), 256)
-    encoded = encoder.encode([*rows, sum(rows[:3400], [])]).encoded
+    encoded = encoder.encode([*rows, list(chain.from_iterable(rows[:3400]))]).encoded
     assert time.perf_counter() - begin < 20  # mostly less than one
     words = np.concatenate([[0], np.cumsum(encoded.words.begin.lengths)])[encoded.windows]
     assert np.diff(words).tolist() == [30] * 10_000 + [102_000]

@@ -103,11 +103,11 @@ class Predictor(NamedTuple):
         rows: np.ndarray,
     ) -> np.ndarray:
         """What decide gives for rows of texts whose vectors lie at some positions."""
-        positions, sizes, rows = (
+        where, *layout = (
             torch.from_numpy(array).to(self.device) for array in (positions, sizes, rows)
         )
         with torch.inference_mode(), self._autocast():
-            return to_numpy(decide(vectors[positions], sizes, rows))
+            return to_numpy(decide(vectors[where], *layout))
 
     def texts(self, model: Any, encoded: Encoded) -> Tensor:
         """One vector a text, of shape (n_texts, width), from a model that pools windows."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransformers.inputs.validation import _describe, is_missing
+from sktransformers.inputs.validation import describe, is_missing
 from sktransformers.inputs.words import as_list
 
 _EXPECTED = (
@@ -126,12 +126,12 @@ def _not_a_pair(rows: Sequence[Any], bad: list[int], name: str) -> str:
     count = f"({len(bad)} of {len(rows)} rows are no pair)"
     if is_missing(row):
         return (
-            f"{where} is {_describe(row)}; expected a pair of str in every row {count}. Drop "
+            f"{where} is {describe(row)}; expected a pair of str in every row {count}. Drop "
             f"such rows."
         )
     if isinstance(row, str):
         return (
-            f"{where} is {_describe(row)}; expected a pair of str in every row {count}. "
+            f"{where} is {describe(row)}; expected a pair of str in every row {count}. "
             f"One pair goes into a list: [(text, other)]. {_ZIP}"
         )
     if isinstance(row, Mapping):
@@ -143,13 +143,13 @@ def _not_a_pair(rows: Sequence[Any], bad: list[int], name: str) -> str:
         )
     sides = as_list(row)
     if sides is None:
-        return f"{where} is {_describe(row)}; expected a pair of str in every row {count}."
+        return f"{where} is {describe(row)}; expected a pair of str in every row {count}."
     if len(sides) != 2:
         message = f"{where} has {len(sides)} elements; expected two str in every row {count}."
         return f"{message} {_ZIP}" if len(rows) == 2 else message
     at = next(i for i, side in enumerate(sides) if not isinstance(side, str))
     message = (
-        f"{where}[{at}], the {_SIDES[at]} text of row {bad[0]}, is {_describe(sides[at])}; "
+        f"{where}[{at}], the {_SIDES[at]} text of row {bad[0]}, is {describe(sides[at])}; "
         f"expected two str in every row {count}."
     )
     if is_missing(sides[at]):

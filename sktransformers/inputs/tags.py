@@ -10,7 +10,7 @@ import numpy as np
 from sktransformers.inputs.batching import Ragged
 from sktransformers.inputs.constraints import scheme_of
 from sktransformers.inputs.targets import Targets
-from sktransformers.inputs.validation import _describe, is_missing
+from sktransformers.inputs.validation import describe, is_missing
 from sktransformers.inputs.words import lists_in
 
 _EXPECTED = "a list with a list of tags for each sentence"
@@ -158,7 +158,7 @@ def _check_types(rows: list[list[Any]], name: str) -> type:
         )
     for i, j, tag in tags:
         if kinds[type(tag)] is None:
-            raise ValueError(f"{name}[{i}][{j}] is {_describe(tag)}; expected str, int or bool.")
+            raise ValueError(f"{name}[{i}][{j}] is {describe(tag)}; expected str, int or bool.")
     first = tags[0]
     other = next(entry for entry in tags if kinds[type(entry[2])] != kinds[type(first[2])])
     raise ValueError(
@@ -235,7 +235,7 @@ class Forbidden(NamedTuple):
     j: int
     behind: bool
 
-    def where(self, y: Sequence[Sequence[Any]], name: str) -> str:
+    def where(self, y: np.ndarray, name: str) -> str:
         """What messages say of it."""
         tags = y[self.i]
         if self.behind:

@@ -162,7 +162,7 @@ def _check_count(given: np.ndarray, n_samples: int, name: str) -> None:
     if len(given) != n_samples:
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: "
-            f"X has {n_samples} rows, {name} has {len(given)}."
+            f"X{name[1:]} has {n_samples} rows, {name} has {len(given)}."
         )
 
 

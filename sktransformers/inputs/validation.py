@@ -85,7 +85,7 @@ def _only_column(X: Any, shape: tuple[int, ...], name: str) -> Any:
 def _not_a_text(rows: Sequence[Any], bad: list[int], name: str) -> str:
     first = rows[bad[0]]
     message = (
-        f"{name}[{bad[0]}] is {_describe(first)}; expected str in every row"
+        f"{name}[{bad[0]}] is {describe(first)}; expected str in every row"
         f" ({len(bad)} of {len(rows)} rows are no text)."
     )
     if is_missing(first):
@@ -104,7 +104,8 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """A value as messages show it, with its type."""
     if is_missing(value):
         return f"missing ({value!r})"
     text = repr(value)

@@ -140,9 +140,10 @@ def split_words(token: np.ndarray, room: int, stride: int) -> np.ndarray:
     """Windows of whole words over a sentence that is longer than the room.
 
     A word belongs to the window where its distance to the nearer edge is largest, the first
-    such window. The beginning and the end of the sentence are no edges: there is no more to
-    see. From one window to the next the distance to the left edge falls and that to the right
-    one does not, so a later word never belongs to an earlier window.
+    such window. From one window to the next the distance to the left edge falls and that to
+    the right one does not. Hence a later word never belongs to an earlier window; and it is
+    all the same whether the sentence's own beginning and end, behind which there is nothing
+    to see, count as edges.
 
     Parameters
     ----------
@@ -161,19 +162,18 @@ def split_words(token: np.ndarray, room: int, stride: int) -> np.ndarray:
         belong to it, one at least.
     """
     token = token - token[0]
-    n, tokens = len(token) - 1, int(token[-1])
-    at = token.tolist()
+    n, at = len(token) - 1, token.tolist()
     first, last = [0], [bisect_right(at, room) - 1]
     while last[-1] < n:
         begin = at[first[-1]]
         first.append(max(first[-1] + 1, bisect_right(at, begin + stride) - 1))
         last.append(bisect_right(at, at[first[-1]] + room) - 1)
-    first[-1] = bisect_left(at, tokens - room)  # the last one need not be short
+    first[-1] = bisect_left(at, at[-1] - room)  # the last one need not be short
 
     best, owner = np.full(n, -1), np.zeros(n, np.int64)
     for i, (begin, end) in enumerate(zip(first, last)):
-        left = token[begin:end] - token[begin] if begin else tokens
-        right = token[end] - token[begin + 1 : end + 1] if end < n else tokens
+        left = token[begin:end] - token[begin]
+        right = token[end] - token[begin + 1 : end + 1]
         distance = np.minimum(left, right)
         better = begin + np.flatnonzero(distance > best[begin:end])
         best[better], owner[better] = distance[better - begin], i

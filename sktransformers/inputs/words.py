@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sktransformers.inputs.validation import _describe, as_rows, as_texts, is_missing
+from sktransformers.inputs.validation import as_rows, as_texts, describe, is_missing
 
 _EXPECTED = "a list of sentences, each a list of words"
 _HINT = (
@@ -144,7 +144,7 @@ def as_list(value: Any) -> list[Any] | None:
 def _not_a_list(rows: Sequence[Any], bad: list[int], name: str, expected: str, hint: str) -> str:
     first = rows[bad[0]]
     message = (
-        f"{name}[{bad[0]}] is {_describe(first)}; {name} must be {expected}"
+        f"{name}[{bad[0]}] is {describe(first)}; {name} must be {expected}"
         f" ({len(bad)} of {len(rows)} rows are no list)."
     )
     if is_missing(first):
@@ -168,7 +168,7 @@ def _not_a_word(sentences: list[list[Any]], name: str) -> str:
     bad = [(i, j) for i, j in places if not isinstance(sentences[i][j], str)]
     i, j = bad[0]
     message = (
-        f"{name}[{i}][{j}] is {_describe(sentences[i][j])}; expected str for every word"
+        f"{name}[{i}][{j}] is {describe(sentences[i][j])}; expected str for every word"
         f" ({len(bad)} of {len(places)} words are no str)."
     )
     if is_missing(sentences[i][j]):
@@ -182,7 +182,7 @@ def _texts(X: Any, tokenize: Any, name: str) -> Sequence[str]:
     rows = as_rows(X, name)
     for i, row in enumerate(rows):
         if not isinstance(row, str) and as_list(row) is not None:
-            raise ValueError(f"{name}[{i}] is {_describe(row)}; {_wants_texts(tokenize)}")
+            raise ValueError(f"{name}[{i}] is {describe(row)}; {_wants_texts(tokenize)}")
     return as_texts(rows, name)
 
 
@@ -205,7 +205,7 @@ def _splitter(tokenize: Any) -> _Splitter:
         return _matches(_word_pattern())
     if not callable(tokenize):
         raise ValueError(
-            f"tokenize is {_describe(tokenize)}; expected 'whitespace', 'regex', a function "
+            f"tokenize is {describe(tokenize)}; expected 'whitespace', 'regex', a function "
             f"of one text, or None for sentences that are split into words already."
         )
     return lambda text, where: _check_offsets(tokenize(text), text, where)
@@ -240,7 +240,7 @@ def _check_offsets(found: Any, text: str, where: str) -> list[tuple[int, int]]:
         parts = list(found)
     if parts is None:
         raise ValueError(
-            f"tokenize returned {_describe(found)} for {where}; expected a list of words, or "
+            f"tokenize returned {describe(found)} for {where}; expected a list of words, or "
             f"of the (start, end) of each word."
         )
     offsets: list[tuple[int, int]] = []
@@ -263,7 +263,7 @@ def _offset_of(part: Any, k: int, text: str, after: int, where: str) -> tuple[in
     pair = as_list(part)
     if pair is None or len(pair) != 2 or not all(isinstance(p, Integral) for p in pair):
         raise ValueError(
-            f"tokenize returned {_describe(part)} as word {k} of {where}; expected a str, or "
+            f"tokenize returned {describe(part)} as word {k} of {where}; expected a str, or "
             f"its (start, end) in the text."
         )
     start, end = int(pair[0]), int(pair[1])

@@ -72,7 +72,7 @@ class TextModel(PreTrainedModel):
         What `encode` gives one vector for.
     """
 
-    config_class = TextConfig
+    config_class: Any = TextConfig
     base_model_prefix = "backbone"
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -148,7 +148,7 @@ class SequenceModel(TextModel):
     orders), the logits are averaged.
     """
 
-    config_class = SequenceConfig
+    config_class: Any = SequenceConfig
     unit = "window"
 
     def _add_parts(self, config: Any, width: int) -> None:
@@ -226,7 +226,7 @@ class PairModel(SequenceModel):
     sequence need no more than `SequenceModel`.
     """
 
-    config_class = PairConfig
+    config_class: Any = PairConfig
 
     def _add_parts(self, config: Any, width: int) -> None:
         self.pooling = Pooling(config.pooling, width)
@@ -334,7 +334,7 @@ class TaggingModel(TextModel):
     section 5.3). A CRF adds scores of neighbouring tags.
     """
 
-    config_class = TaggingConfig
+    config_class: Any = TaggingConfig
     unit = "word"
 
     def _add_parts(self, config: Any, width: int) -> None:

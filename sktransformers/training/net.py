@@ -1,6 +1,7 @@
 """The skorch net: batches of rows, gradient accumulation under a token budget, schedule."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sktransformers.inputs.batching import (
     take,
     token_budget,
 )
+from sktransformers.training import runtime
 
 
 class StopTraining(Exception):
@@ -250,13 +252,23 @@ class FineTuningNet(skorch.NeuralNet):
         # One row that is longer than the budget: what is between tokens and vectors is
         # forgotten, and computed once more, piece by piece, when gradients come back.
         pieces = token_budget(lengths, each, self.max_batch_tokens)
-        vectors = [
-            checkpoint(model.encode, use_reentrant=False, **pad(x, piece, self.pad_id, device))
-            for piece in pieces
-        ]
+        vectors = [self._encode_twice(pad(x, piece, self.pad_id, device)) for piece in pieces]
         order = np.concatenate([Ragged(each, starts).positions(piece) for piece in pieces])
         back = torch.from_numpy(np.argsort(order)).to(device)
         return torch.cat(vectors)[back]
+
+    def _encode_twice(self, inputs: dict[str, Tensor]) -> Tensor:
+        def encode(*tensors: Tensor) -> Tensor:
+            return self.module_.encode(**dict(zip(inputs, tensors)))
+
+        # By position: checkpoint takes the device, whose random state it brings back, from
+        # tensors that come so and from no others.
+        return checkpoint(
+            encode,
+            *inputs.values(),
+            use_reentrant=False,
+            context_fn=partial(runtime.same_draws, self._device()),
+        )
 
     def _run(self, batch: dict[str, Any], backward: bool) -> dict[str, Any]:
         """Loss of a batch: the mean over its weights; gradients are left in the parameters."""

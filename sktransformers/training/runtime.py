@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -78,3 +78,29 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             if mps_state is not None:
                 torch.mps.set_rng_state(mps_state)
+
+
+def same_draws(device: torch.device) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of a forward pass and of its repetition, in which it draws the same numbers.
+
+    On the CPU and on CUDA torch's checkpoint brings back the random state itself, on MPS it
+    does not (https://github.com/pytorch/pytorch/issues/127676): dropout masks would differ,
+    and the gradient would be wrong without a word.
+    """
+    again = _from_mps_state() if device.type == "mps" else nullcontext()
+    return nullcontext(), again
+
+
+def _from_mps_state() -> AbstractContextManager:
+    before = torch.mps.get_rng_state()
+
+    @contextmanager
+    def repeated() -> Iterator[None]:
+        after = torch.mps.get_rng_state()
+        torch.mps.set_rng_state(before)
+        try:
+            yield
+        finally:
+            torch.mps.set_rng_state(after)
+
+    return repeated()
