@@ -1,8 +1,12 @@
 """Loaders of text that every machine has."""
 
+import ast
 import importlib
+import importlib.util
 import inspect
+import io
 import re
+import tokenize
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-__all__ = ["load_docstrings"]
+__all__ = ["load_docstring_pairs", "load_docstrings", "load_python_tokens"]
 
 # The public modules that are read, by package. A list instead of a walk: a walk would import tests,
 # deprecated modules and modules with missing dependencies. "." is the package's own namespace.
@@ -39,6 +43,17 @@ _MODULES = {
         utils.data utils.dlpack""",
     "pandas": ". api.extensions api.indexers api.types errors plotting",
 }
+
+# Modules of the standard library that are written in Python, in one file, and here to stay.
+_STDLIB = """
+    argparse bdb calendar cmd configparser csv difflib doctest filecmp fileinput fractions ftplib
+    getopt gettext glob gzip imaplib ipaddress mailbox mimetypes netrc optparse pickle platform
+    plistlib poplib pprint pstats queue quopri sched selectors shelve shlex shutil smtplib
+    socketserver statistics subprocess tarfile tempfile textwrap threading timeit trace uuid wave
+    webbrowser"""
+
+# Lines of code with fewer words show too little, longer ones are tables.
+_WORDS_OF_A_LINE = range(4, 41)
 
 # Sentences of fewer words ("Return the sum.") say too little about where they come from.
 _MIN_WORDS = 4
@@ -254,3 +269,389 @@ Rows per label:
 
 {table}
 """
+
+
+def load_docstring_pairs(
+    packages: Sequence[str] = ("numpy", "scipy", "sklearn", "torch"),
+    *,
+    min_per_topic: int = 30,
+    random_state: Any = 0,
+    return_X_y: bool = False,
+) -> Any:
+    """Load pairs of sentences of docstrings, labelled with whether their topic is the same.
+
+    The sentences are those of :func:`load_docstrings`; the topic of a sentence is the submodule
+    it comes from, such as `scipy.stats`. Half of the sentences are paired with another one of
+    their topic, the others with one of another topic of the same package. Two sentences on one
+    topic seldom share a word, so that counting common words does not help much.
+
+    Parameters
+    ----------
+    packages : sequence of {"numpy", "scipy", "sklearn", "torch", "pandas"}, \
+            default=("numpy", "scipy", "sklearn", "torch")
+        The packages to read, by the name they are imported under.
+
+    min_per_topic : int, default=30
+        Topics with fewer sentences are left out.
+
+    random_state : int, RandomState instance or None, default=0
+        Which sentences are paired, and the order of the rows.
+
+    return_X_y : bool, default=False
+        If True, return `(data, target)` instead of a Bunch.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with the attributes
+
+        data : list of (str, str)
+            The pairs, in random order. A sentence is in one pair only, so that rows held out
+            for testing hold nothing that was seen in training.
+        target : ndarray of str of shape (n_samples,)
+            `"same"` or `"other"`.
+        target_names : list of str
+            `["other", "same"]`.
+        DESCR : str
+            What the rows are and how many each label has.
+
+    (data, target) : tuple if `return_X_y` is True
+
+    Examples
+    --------
+    >>> from sktransformers.datasets import load_docstring_pairs
+    >>> X, y = load_docstring_pairs(("scipy",), return_X_y=True)
+    >>> len(X[0]), sorted(set(y.tolist()))
+    (2, ['other', 'same'])
+    """
+    docs = load_docstrings(packages, labels="module", min_per_class=min_per_topic)
+    rng = check_random_state(random_state)
+    same: list[tuple[str, str]] = []
+    left: dict[str, list[tuple[str, str]]] = {}  # package -> its (topic, sentence) to be paired
+    for topic in docs.target_names:
+        sentences = [docs.data[i] for i in rng.permutation(np.flatnonzero(docs.target == topic))]
+        n = len(sentences) // 4
+        same += zip(sentences[:n], sentences[n : 2 * n])
+        rest = left.setdefault(topic.split(".")[0], [])
+        rest += [(topic, sentence) for sentence in sentences[2 * n :]]
+    other = [pair for rest in left.values() for pair in _cross_pairs(rest, rng)]
+
+    order = rng.permutation(len(same) + len(other))
+    data = [(same + other)[i] for i in order]
+    target = np.where(order < len(same), "same", "other")
+    if return_X_y:
+        return data, target
+    descr = _PAIRS_DESCR.format(same=len(same), other=len(other))
+    return Bunch(data=data, target=target, target_names=["other", "same"], DESCR=descr)
+
+
+def _cross_pairs(rows: list[tuple[str, str]], rng: Any) -> list[tuple[str, str]]:
+    """Pair sentences of different topics, given as (topic, sentence); some may remain."""
+    rows = [rows[i] for i in rng.permutation(len(rows))]
+    pairs = []
+    while rows:
+        topic, sentence = rows.pop()
+        match = next((i for i, row in enumerate(rows) if row[0] != topic), None)
+        if match is None:
+            break
+        pairs.append((sentence, rows.pop(match)[1]))
+    return pairs
+
+
+_PAIRS_DESCR = """\
+Pairs of sentences of docstrings
+--------------------------------
+
+Two first sentences of docstrings of the packages installed on this machine. The label says
+whether both come from the same submodule of a package ("same") or from two of its submodules
+("other"). Each sentence is in one pair only.
+
+Rows per label:
+
+    other: {other}
+    same: {same}
+"""
+
+
+def load_python_tokens(
+    modules: Sequence[str] | None = None,
+    *,
+    max_samples: int | None = 2000,
+    random_state: Any = 0,
+    return_X_y: bool = False,
+) -> Any:
+    """Load lines of Python code, cut into words, with a tag that says what each word is for.
+
+    The lines are statements of modules of the standard library, which comes with every Python;
+    its version decides the rows. The tags are read from the syntax tree, which sees what the
+    word alone does not tell: `name` may be a parameter here and a variable there.
+
+    Parameters
+    ----------
+    modules : sequence of str or None, default=None
+        Modules to read, by the name they are imported under; they are not imported. None means
+        about fifty of the standard library.
+
+    max_samples : int or None, default=2000
+        Keep at most this many lines, drawn at random. None keeps all.
+
+    random_state : int, RandomState instance or None, default=0
+        The draw.
+
+    return_X_y : bool, default=False
+        If True, return `(data, target)` instead of a Bunch.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with the attributes
+
+        data : list of list of str
+            The words of each line, in the order of the modules.
+        target : ndarray of object and shape (n_samples,)
+            Lists with the tag of each word, in BIO notation: the first word of a span of type
+            x is tagged `B-x`, the others `I-x`, words outside of spans `O`. `os.path.join(a)`
+            begins with a span of five words: a dotted name is one span, dots included.
+        target_names : list of str
+            The tags in sorted order.
+        groups : ndarray of str of shape (n_samples,)
+            The module of each line, for splits that keep modules apart.
+        DESCR : str
+            What the rows and the types of spans are, and how many spans of each type there are.
+
+    (data, target) : tuple if `return_X_y` is True
+
+    Notes
+    -----
+    Comments are removed and strings are shown as `"..."`. A line that occurs twice is kept once;
+    lines with f-strings, with other characters than ASCII, and those of fewer than 4 or more
+    than 40 words are dropped.
+
+    Examples
+    --------
+    >>> from sktransformers.datasets import load_python_tokens
+    >>> X, y = load_python_tokens(["shlex"], return_X_y=True)
+    >>> len(X) == len(y) and all(len(words) == len(tags) for words, tags in zip(X, y))
+    True
+    """
+    if isinstance(modules, str):
+        modules = (modules,)
+    seen: set[tuple[str, ...]] = set()
+    rows: list[tuple[list[str], list[str], str]] = []
+    for module in _STDLIB.split() if modules is None else modules:
+        for words, tags in _tagged_lines(_source(module)):
+            if tuple(words) not in seen:
+                seen.add(tuple(words))
+                rows.append((words, tags, module))
+    if max_samples is not None and len(rows) > max_samples:
+        rng = check_random_state(random_state)
+        rows = [rows[i] for i in sorted(rng.choice(len(rows), max_samples, replace=False))]
+
+    data = [words for words, _, _ in rows]
+    target = np.empty(len(rows), dtype=object)
+    target[:] = [tags for _, tags, _ in rows]
+    if return_X_y:
+        return data, target
+    flat = [tag for tags in target for tag in tags]
+    table = "\n".join(
+        f"    {kind}: {flat.count('B-' + kind)}  ({meaning})" for kind, meaning in _KINDS.items()
+    )
+    return Bunch(
+        data=data,
+        target=target,
+        target_names=sorted(set(flat)),
+        groups=np.array([module for _, _, module in rows], dtype=str),
+        DESCR=_TOKENS_DESCR.format(table=table),
+    )
+
+
+_KINDS = {
+    "argument": "name of an argument in a call, key in f(key=1)",
+    "attribute": "dotted name that is not called",
+    "definition": "name of a function or class where it is defined",
+    "exception": "what is raised or caught",
+    "function": "what is called, a dotted name or its last part",
+    "module": "what is imported, or imported from",
+    "parameter": "name of a parameter where its function is defined",
+    "variable": "name that gets a value",
+}
+
+_TOKENS_DESCR = """\
+Words of Python code
+--------------------
+
+Lines of modules of the standard library, cut into words. The tags mark spans in BIO notation;
+they are read from the syntax tree.
+
+Spans of each type:
+
+{table}
+"""
+
+
+def _source(module: str) -> str:
+    """Source of a module; "" if this Python has none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # of the package it is in
+        spec = None
+    if spec is None:
+        raise ValueError(f"modules: there is no module {module!r}.")
+    read = getattr(spec.loader, "get_source", None)
+    return (read(module) if read else None) or ""
+
+
+def _tagged_lines(source: str) -> list[tuple[list[str], list[str]]]:
+    """Words and tags of each logical line of a module that shows enough of the language."""
+    tokens, lines = _code_tokens(source)
+    tags = _Tags(tokens)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of syntax that will change
+        tags.visit(ast.parse(source))
+    found = []
+    for line in lines:
+        words: list[str] = []
+        kinds: list[str] = []
+        for i in line:
+            word = '"..."' if tokens[i].type == tokenize.STRING else tokens[i].string
+            if word == '"..."' and words[-1:] == [word]:
+                continue  # strings side by side are one
+            words.append(word)
+            kinds.append(tags.found.get(i, "O"))
+        if len(words) in _WORDS_OF_A_LINE and not any(map(_is_odd, (tokens[i] for i in line))):
+            found.append((words, kinds))
+    return found
+
+
+def _code_tokens(source: str) -> tuple[list[tokenize.TokenInfo], list[range]]:
+    """Tokens without comments and layout, and which of them make each logical line."""
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens: list[tokenize.TokenInfo] = []
+    lines, begin = [], 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NEWLINE:
+            lines.append(range(begin, len(tokens)))
+            begin = len(tokens)
+        elif token.type not in layout:
+            tokens.append(token)
+    return tokens, lines
+
+
+def _is_odd(token: tokenize.TokenInfo) -> bool:
+    """Whether a token is read differently by different Pythons, or stands at an unknown place."""
+    prefix = re.split("[\"']", token.string, maxsplit=1)[0]
+    formatted = tokenize.tok_name[token.type].startswith(("FSTRING", "TSTRING"))
+    formatted |= token.type == tokenize.STRING and "f" in prefix.lower()
+    return formatted or not token.line.isascii()
+
+
+class _Tags(ast.NodeVisitor):
+    """Collect the tags of a module's tokens in `found`, by the token's position in the list."""
+
+    def __init__(self, tokens: list[tokenize.TokenInfo]):
+        self.tokens = tokens
+        self.starting = {token.start: i for i, token in enumerate(tokens)}
+        self.ending = {token.end: i for i, token in enumerate(tokens)}
+        self.found: dict[int, str] = {}
+
+    def mark(self, kind: str, first: int | None, last: int | None = None) -> None:
+        """Tag a span of tokens that has no tag yet: parents are visited before children."""
+        if first is None:
+            return
+        span = range(first, (first if last is None else last) + 1)
+        if not any(i in self.found for i in span):
+            self.found.update({i: f"{'B' if i == first else 'I'}-{kind}" for i in span})
+
+    def start(self, node: Any) -> int | None:
+        return self.starting.get((node.lineno, node.col_offset))
+
+    def end(self, node: Any) -> int | None:
+        return self.ending.get((node.end_lineno, node.end_col_offset))
+
+    def string(self, i: int | None) -> str:
+        return "" if i is None or not 0 <= i < len(self.tokens) else self.tokens[i].string
+
+    def mark_dotted(self, kind: str, node: ast.expr) -> None:
+        """Tag a name with its dots, or the last part of what does not begin with a name."""
+        if isinstance(node, ast.Name):
+            self.mark(kind, self.start(node))
+        if not isinstance(node, ast.Attribute):
+            return
+        first = last = self.end(node)
+        value: ast.expr = node
+        while isinstance(value, ast.Attribute) and first is not None:
+            value = value.value
+            name = getattr(value, "attr", getattr(value, "id", None))
+            if name is None or self.string(first - 2) != name:
+                first = last
+                break
+            first -= 2
+        self.mark(kind, first, last)
+
+    def mark_alias(self, i: int | None) -> None:
+        """Tag the name behind "as", if the token is one."""
+        if i is not None and self.string(i) == "as":
+            self.mark("variable", i + 1)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Store):
+            self.mark("variable", self.start(node))
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self.mark_dotted("attribute", node)
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.mark_dotted("function", node.func)
+        self.generic_visit(node)
+
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg is not None:
+            self.mark("argument", self.start(node))
+        self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> None:
+        self.mark("parameter", self.start(node))
+        self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        if node.exc is not None:
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            self.mark_dotted("exception", raised)
+        self.generic_visit(node)
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        if node.type is not None:
+            for kind in node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]:
+                self.mark_dotted("exception", kind)
+            end = self.end(node.type)
+            self.mark_alias(None if end is None else end + 1)
+        self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            first = self.start(alias)
+            if first is not None:
+                last = first + 2 * alias.name.count(".")
+                self.mark("module", first, last)
+                self.mark_alias(last + 1)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        first = self.start(node)
+        if node.module is not None and first is not None:
+            first += 1
+            while self.string(first).strip(".") == "":  # as in "from ..package import name"
+                first += 1
+            self.mark("module", first, first + 2 * node.module.count("."))
+        for alias in node.names:
+            at = self.start(alias)
+            self.mark_alias(None if at is None else at + 1)
+
+    def _visit_definition(self, node: Any) -> None:
+        i = self.start(node)
+        while i is not None and self.string(i) in ("async", "def", "class"):
+            i += 1
+        self.mark("definition", i)
+        self.generic_visit(node)
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = _visit_definition

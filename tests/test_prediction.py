@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sktransformers import estimator
-from sktransformers.inference.predictor import run
-from sktransformers.inputs.batching import Ragged
+from sktransformers.inference.predictor import Predictor
+from sktransformers.inputs.batching import Encoded, Ragged
 
 LONG = " ".join(make_texts(12, seed=7)[0])
 TEXTS = ["", "fish", LONG[:250], *make_texts(40, seed=5)[0]]
@@ -145,14 +145,8 @@ def test_runner_gives_each_row_its_own_result(rows, max_batch_tokens):
         real = input_ids * attention_mask
         return torch.stack([real.sum(dim=1), attention_mask.sum(dim=1)], dim=1).double()
 
-    found = run(
-        forward,
-        Ragged.of(rows),
-        device=torch.device("cpu"),
-        pad_id=5,
-        max_batch_tokens=max_batch_tokens,
-        autocast_dtype=None,
-    )
+    predictor = Predictor(torch.device("cpu"), 5, max_batch_tokens, None)
+    found = predictor.rows(forward, None, Encoded.of_texts(Ragged.of(rows)), "window")
     assert found.tolist() == [[sum(row), len(row)] for row in rows]
     assert sum(shape[0] for shape in shapes) == len(rows)
     assert all(shape[0] == 1 or shape.numel() <= max_batch_tokens for shape in shapes)
@@ -168,13 +162,7 @@ def test_runner_in_lower_precision_gives_float32(autocast_dtype):
         seen.append(out.dtype)
         return out
 
-    found = run(
-        forward,
-        Ragged.of([[3], [1, 2]]),
-        device=torch.device("cpu"),
-        pad_id=0,
-        max_batch_tokens=100,
-        autocast_dtype=autocast_dtype,
-    )
+    predictor = Predictor(torch.device("cpu"), 0, 100, autocast_dtype)
+    found = predictor.rows(forward, None, Encoded.of_texts(Ragged.of([[3], [1, 2]])), "window")
     assert set(seen) == {autocast_dtype or torch.float32}
     assert found.dtype == np.float32

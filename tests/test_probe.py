@@ -7,7 +7,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from sktransformers.inference.predictor import run
+from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.encoding import TextEncoder
 from sktransformers.training import probe
 from sktransformers.training.probe import logistic_probe, probe_rows
@@ -240,10 +240,23 @@ def test_the_generator_alone_decides():
 
 
 def test_at_most_ten_thousand_rows():
-    assert probe_rows(10_000, np.random.default_rng(0)).tolist() == list(range(10_000))
-    rows = probe_rows(40_000, np.random.default_rng(0))
+    def rows_of(sizes):
+        return probe_rows(sizes, np.random.default_rng(0))
+
+    assert rows_of(np.ones(10_000, int)).tolist() == list(range(10_000))
+    rows = rows_of(np.ones(40_000, int))
     assert len(np.unique(rows)) == 10_000
     assert 15_000 < np.median(rows) < 25_000  # of all, not the first
+
+
+def test_rows_with_several_targets_count_as_many_times():
+    sizes = np.random.default_rng(1).integers(0, 40, 4000)
+    rows = probe_rows(sizes, np.random.default_rng(0))
+    assert len(np.unique(rows)) == len(rows)
+    assert rows.tolist() == sorted(rows)
+    assert 10_000 <= sizes[rows].sum() < 10_000 + 40
+    few = probe_rows(sizes[:200], np.random.default_rng(0))
+    assert few.tolist() == list(range(200))
 
 
 # --------------------------------------------------------------- the estimator
@@ -253,15 +266,9 @@ def test_fine_tuning_starts_from_the_probe(make_clf, texts, labels):
     weights = np.random.default_rng(0).uniform(0.5, 2, 48)
     clf = make_clf(lr=1e-12, max_epochs=1, class_weight={"sea": 3.0}, random_state=5)
     clf.fit(texts, labels, sample_weight=weights)
-    ids = TextEncoder(clf.tokenizer_, clf.max_length_).encode(texts).ids
-    vectors = run(
-        clf.model_.pool,
-        ids,
-        device=torch.device("cpu"),
-        pad_id=0,
-        max_batch_tokens=4096,
-        autocast_dtype=None,
-    ).astype(float)
+    encoded, _ = TextEncoder(clf.tokenizer_, clf.max_length_).encode(texts)
+    predictor = Predictor(torch.device("cpu"), 0, 4096, None)
+    vectors = predictor.rows(clf.model_.encode, None, encoded, "window").astype(float)
     codes = np.searchsorted(clf.classes_, labels)
     head = fit(vectors, codes, weights * np.where(codes == 2, 3.0, 1.0), seed=5)
     np.testing.assert_allclose(clf.predict_proba(texts), proba(head, vectors), atol=1e-4)

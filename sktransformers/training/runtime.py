@@ -87,20 +87,15 @@ def same_draws(device: torch.device) -> tuple[AbstractContextManager, AbstractCo
     does not (https://github.com/pytorch/pytorch/issues/127676): dropout masks would differ,
     and the gradient would be wrong without a word.
     """
-    again = _from_mps_state() if device.type == "mps" else nullcontext()
+    again = _drawing_from(torch.mps.get_rng_state()) if device.type == "mps" else nullcontext()
     return nullcontext(), again
 
 
-def _from_mps_state() -> AbstractContextManager:
-    before = torch.mps.get_rng_state()
-
-    @contextmanager
-    def repeated() -> Iterator[None]:
-        after = torch.mps.get_rng_state()
-        torch.mps.set_rng_state(before)
-        try:
-            yield
-        finally:
-            torch.mps.set_rng_state(after)
-
-    return repeated()
+@contextmanager
+def _drawing_from(state: torch.Tensor) -> Iterator[None]:
+    after = torch.mps.get_rng_state()
+    torch.mps.set_rng_state(state)
+    try:
+        yield
+    finally:
+        torch.mps.set_rng_state(after)
