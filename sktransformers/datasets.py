@@ -282,8 +282,8 @@ def load_docstring_pairs(
 
     The sentences are those of :func:`load_docstrings`; the topic of a sentence is the submodule
     it comes from, such as `scipy.stats`. Half of the sentences are paired with another one of
-    their topic, the others with one of another topic of the same package. Two sentences on one
-    topic seldom share a word, so that counting common words does not help much.
+    their topic, the others with one of another topic of the same package. Most pairs on one
+    topic have no word of content in common, so that counting common words does not go far.
 
     Parameters
     ----------

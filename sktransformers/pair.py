@@ -111,7 +111,7 @@ class PairClassifier(LabelOutputs, PairEstimator):
     Parameters
     ----------
     {backbone}
-    interaction : {"cross", "concat", "difference", "product", "all", "attention"}, default="all"
+    interaction : {"cross", "concat", "difference", "product", "all", "attention"}, default="cross"
         How the two texts a and b meet.
 
         - ``"cross"``: one sequence, ``[CLS] a [SEP] b [SEP]`` in the backbone's own format,
@@ -176,7 +176,7 @@ class PairClassifier(LabelOutputs, PairEstimator):
         self,
         backbone=DEFAULT_BACKBONE,
         *,
-        interaction="all",
+        interaction="cross",
         symmetric=False,
         pooling="auto",
         head="linear",

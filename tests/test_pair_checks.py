@@ -51,9 +51,9 @@ class PairRegressorOfNumbers(NumbersAsPairs, PairRegressor):
 
 @parametrize_with_checks(
     [
-        make(cls, interaction=interaction, max_epochs=1)
+        make(cls, interaction=interaction, max_epochs=max_epochs)
         for cls in (PairClassifierOfNumbers, PairRegressorOfNumbers)
-        for interaction in ("cross", "all")
+        for interaction, max_epochs in (("cross", 3), ("all", 1))
     ],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )

@@ -10,6 +10,10 @@ from torch import Tensor
 from sktransformers.inputs.batching import Encoded, Ragged, pad, token_budget
 
 
+# Vectors of so many windows, words or tokens are kept at once: 200 MB at a width of 384.
+_MOST_VECTORS = 2**17
+
+
 class Predictor(NamedTuple):
     """Where and how a model computes.
 
@@ -80,6 +84,24 @@ class Predictor(NamedTuple):
         -------
         outputs : ndarray of float32 or float64 and shape (n_rows, width)
         """
+        starts = encoded.outputs(unit)[encoded.windows]
+        counts = np.diff(starts)[encoded.rows].sum(axis=1)
+        part = (np.cumsum(counts) - counts) // _MOST_VECTORS
+        cuts = np.flatnonzero(np.diff(part)) + 1
+        if len(cuts) == 0:
+            return self._rows(encode, decide, encoded, unit)
+        parts = np.split(np.arange(len(encoded)), cuts)
+        return np.concatenate(
+            [self._rows(encode, decide, encoded.take(rows), unit) for rows in parts]
+        )
+
+    def _rows(
+        self,
+        encode: Callable[..., Tensor],
+        decide: Callable[..., Tensor] | None,
+        encoded: Encoded,
+        unit: str,
+    ) -> np.ndarray:
         vectors = self.vectors(encode, encoded, unit)
         if decide is None:
             return to_numpy(vectors)

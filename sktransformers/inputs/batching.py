@@ -250,6 +250,24 @@ def token_budget(lengths: np.ndarray, rows: np.ndarray, max_tokens: int) -> list
     return pieces
 
 
+def rectangles(lengths: np.ndarray, rows: np.ndarray, min_saving: int) -> list[np.ndarray]:
+    """Cut rows by length into rectangles, as long as a cut saves so many slots of padding."""
+    rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    sorted_lengths = lengths[rows]
+    if len(rows) < 2:
+        return [rows]
+    cuts = np.arange(1, len(rows))
+    savings = (len(rows) - cuts) * (sorted_lengths[0] - sorted_lengths[1:])
+    best = int(np.argmax(savings))
+    if savings[best] < min_saving:
+        return [rows]
+    longer, shorter = rows[: best + 1], rows[best + 1 :]
+    return [
+        *rectangles(lengths, longer, min_saving),
+        *rectangles(lengths, shorter, min_saving),
+    ]
+
+
 def pad(
     encoded: Encoded, which: np.ndarray, pad_id: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
