@@ -76,12 +76,12 @@ baseline.fit(X_train, y_train)
 search = GridSearchCV(
     PairClassifier(random_state=0),
     {"interaction": ["cross", "concat", "product", "all"]},
-    cv=StratifiedShuffleSplit(n_splits=1, test_size=200, random_state=0),
+    cv=StratifiedShuffleSplit(n_splits=1, train_size=300, test_size=200, random_state=0),
 )
 search.fit(X_train, y_train)
 clf = search.best_estimator_
 
-print("\naccuracy on 200 of the training pairs, trained on the others")
+print("\naccuracy on 200 of the training pairs, trained on 300 others")
 for params, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"]):
     print(f"{params['interaction']:<30}{score:8.3f}")
 

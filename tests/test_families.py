@@ -95,7 +95,9 @@ def test_loads_the_weights_that_transformers_loads(case):
             model.pooling.mode = pooling
             vectors[pooling] = model.encode(**inputs)
         for i in range(len(encoded)):
-            row = torch.tensor(encoded.sequences.row(i).astype(np.int64))[None]  # alone: no padding at all
+            row = torch.tensor(encoded.sequences.row(i).astype(np.int64))[
+                None
+            ]  # alone: no padding at all
             hidden = reference(row, attention_mask=torch.ones_like(row)).last_hidden_state[0]
             for pooling, expected in (
                 ("cls", hidden[0]),

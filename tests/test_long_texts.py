@@ -388,11 +388,11 @@ def one_step(case, backbone, budget, **params):
 
 @pytest.fixture
 def repeated(monkeypatch):
-    """Pieces of rows that are computed twice."""
+    """Types of the arguments, and of those by name, for each piece that is computed twice."""
     calls = []
 
     def spy(function, *args, **kwargs):
-        calls.append((args, kwargs))
+        calls.append(([type(a) for a in args], [type(a) for a in kwargs.values()]))
         return checkpoint(function, *args, **kwargs)
 
     checkpoint = net.checkpoint
@@ -401,15 +401,13 @@ def repeated(monkeypatch):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("head_init", ["random", "probe"])
-def test_gradients_do_not_depend_on_the_budget(case, head_init, still_backbone, repeated):
-    params = {"head_init": head_init}
-    if CASES[case][1].get("crf"):
-        params["crf"] = True
+def test_gradients_do_not_depend_on_the_budget(case, still_backbone, repeated):
+    # One of these starts from a probe, that is, from vectors of windows.
+    params = {"head_init": "probe" if case == "sequence attention" else "random"}
     whole, expected = one_step(case, still_backbone, 10**6, **params)
     assert not repeated
     assert max(float(g.abs().max()) for g in expected.values()) > 1e-3
-    for budget in (1, 64, 150):
+    for budget in (64, 150):
         estimator, gradients = one_step(case, still_backbone, budget, **params)
         assert len(repeated) > 3
         repeated.clear()
@@ -424,8 +422,7 @@ def test_gradients_do_not_depend_on_the_budget(case, head_init, still_backbone, 
 @pytest.mark.parametrize("case", CASES)
 def test_masks_are_the_same_the_second_time(case, tiny_backbone, monkeypatch):
     # The slope of the loss, with dropout from the same seed, is what the gradient says.
-    params = {} if CASES[case][1].get("crf") else {"head": Linear(dropout=0.3)}
-    estimator, _ = one_step(case, tiny_backbone, 150, **params)
+    estimator, _ = one_step(case, tiny_backbone, 150)
     trained, module = estimator.net_, estimator.model_
     encoder = estimator._make_encoder(module, estimator.tokenizer_, estimator.max_length_)
     X, y = ROWS[type(estimator)]
@@ -508,9 +505,10 @@ def test_lower_precision(make_clf, still_backbone, precision, repeated):
 def test_checkpoint_sees_where_tensors_are(make_clf, repeated):
     # It brings back the random state of the devices of its positional arguments alone.
     make_clf(long_text="window", max_batch_tokens=150, max_epochs=1).fit(DOCUMENTS, TOPICS)
-    for args, kwargs in repeated:
-        assert args and all(isinstance(a, torch.Tensor) for a in args)
-        assert not any(isinstance(a, torch.Tensor) for a in kwargs.values())
+    assert repeated
+    for by_position, by_name in repeated:
+        assert set(by_position) == {torch.Tensor}
+        assert torch.Tensor not in by_name
 
 
 def test_masks_on_apple_devices(monkeypatch):
@@ -572,12 +570,13 @@ def test_live_bytes():
 
 @pytest.fixture(scope="module")
 def wide_backbone(tmp_path_factory):
-    """A backbone of one layer that reads 512 tokens."""
+    """A backbone that reads 512 tokens and looks at memory as large ones do."""
     return save_tiny_bert(
         tmp_path_factory.mktemp("wide-bert"),
         max_position_embeddings=512,
-        num_hidden_layers=1,
-        intermediate_size=32,
+        hidden_size=64,
+        intermediate_size=256,
+        **NO_DROPOUT,
     )
 
 
@@ -588,21 +587,20 @@ def document_of(n_windows, room=510):
     return " ".join(rng.choice(words, n_windows * room))
 
 
-def pair_rows(n_windows):
-    text = document_of(n_windows)
+def joined_rows(n_windows):
+    text = document_of(n_windows, 507).rsplit(" ", 1)[0]
     return [("fish", text), (text, "soup")]
 
 
 MEMORY = {
     "sequence": (TransformerSequenceClassifier, {}, lambda n: [document_of(n)] * 2, 300),
-    "attention": (
-        TransformerSequenceClassifier,
-        {"long_text": Windows(pooling="attention"), "pooling": "attention"},
-        lambda n: [document_of(n)] * 2,
+    "pair cross": (PairClassifier, {"interaction": "cross"}, joined_rows, 40),
+    "pair all": (
+        PairClassifier,
+        {"interaction": "all", "long_text": Windows(pooling="attention")},
+        lambda n: [("fish", document_of(n)), (document_of(n), "soup")],
         40,
     ),
-    "pair cross": (PairClassifier, {"interaction": "cross"}, pair_rows, 40),
-    "pair all": (PairClassifier, {"interaction": "all"}, pair_rows, 40),
     "tagger": (TokenTagger, {}, lambda n: [document_of(n).split()] * 2, 40),
 }
 
@@ -629,6 +627,7 @@ def test_memory_of_training_does_not_grow_with_the_text(case, wide_backbone, rep
     repeated.clear()
     many = peak(most)
     assert len(repeated) >= 2 * most // 10
+    # What grows: a vector a window, and the token ids.
     assert many < 1.1 * few
 
 

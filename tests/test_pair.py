@@ -906,6 +906,14 @@ def test_huber_minds_outliers_less(exact, make_pair):
 
 
 @pytest.mark.parametrize("head_init", ["probe", "random"])
+def test_the_same_pair_throughout(head_init, make_pair):
+    reg = make_pair(PairRegressor, head_init=head_init, max_epochs=1, lr=1e-6)
+    predicted = reg.fit([("fish", "wave")] * 10, np.arange(10.0)).predict([("fish", "wave"), X[0]])
+    assert np.isfinite(predicted).all()
+    assert abs(predicted[0] - 4.5) < 2
+
+
+@pytest.mark.parametrize("head_init", ["probe", "random"])
 @pytest.mark.parametrize("value", [0.0, 5.0, -1e9])
 def test_constant_numbers(value, head_init, make_pair):
     reg = make_pair(PairRegressor, head_init=head_init, max_epochs=4, lr=3e-3)
