@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.helper import predefined_split
@@ -65,19 +66,26 @@ class Options:
 
 @dataclass
 class Data:
-    """Rows as the encoder reads them, y as the user gave it, and what the loss reads."""
+    """Rows as the encoder reads them, y, what the loss reads, and where in X they stand."""
 
     rows: Sequence[Any]
     y: Any
     targets: Targets
-    X: Any = None  # as the user gave it, where a scorer is to see it
+    X: Any
+    places: np.ndarray
 
     def take(self, positions: np.ndarray) -> "Data":
         """Some of the rows."""
         if len(positions) == len(self.rows):
             return self
         rows = [self.rows[i] for i in positions]
-        return Data(rows, self.y[positions], self.targets.take(positions), rows)
+        targets, places = self.targets.take(positions), self.places[positions]
+        return Data(rows, self.y[positions], targets, self.X, places)
+
+    @property
+    def given(self) -> Any:
+        """The rows as the user gave them."""
+        return _safe_indexing(self.X, self.places)
 
 
 class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
@@ -128,15 +136,16 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples,) or (n_samples, 1)
-            Texts: a list, tuple, array or Series of str, or a table with one such column.
+        X : array-like of shape (n_samples,), (n_samples, 1) or (n_samples, 2)
+            What the class reads, one a row, in a list, tuple, array, Series or table: texts
+            (one column), pairs of texts (two columns or tuples), or lists of words.
         y : array-like of shape (n_samples,)
-            Targets.
+            Targets: a label or number a row, or a list of tags.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weight of each text in the loss and in the probe. Texts of weight zero are
-            dropped before anything else.
+            Weight of each row in the loss and in the probe. Rows of weight zero are dropped
+            before anything else.
         X_val, y_val : array-like, default=None
-            Validation texts and targets. They are scored after every epoch, as with
+            Validation rows and targets. They are scored after every epoch, as with
             ``early_stopping=True``, instead of a part of X.
 
         Returns
@@ -215,7 +224,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         if len(kept) < len(rows):
             rows, y, weights = [rows[int(i)] for i in kept], y[kept], weights[kept]
         coding = self._make_coding(y, weights, earlier)
-        data = Data(rows, y, coding.encode(y, weights, "y"), rows)
+        data = Data(rows, y, coding.encode(y, weights, "y"), X, kept)
         kept = np.flatnonzero(data.targets.row_weights)  # once more: a class may weigh nothing
         if len(kept) == 0:
             raise ValueError("Every row of X weighs nothing: there is nothing to learn from.")
@@ -241,7 +250,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
             print(
                 f"New {type(options.head).__name__.lower()} head on "
                 f"{loading.label(options.backbone)}: "
-                f"{sum(p.numel() for p in model.head.parameters())} parameters, "
+                f"{model.num_parameters() - loaded.backbone.num_parameters()} parameters, "
                 f"started {'from a probe' if self.head_init == 'probe' else 'at random'}."
             )
         return {"model_": model, "tokenizer_": tokenizer, "max_length_": max_length}
@@ -279,7 +288,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         lr = float(self.lr or optimizers.default_lr(hidden_size(model.backbone.config)))
         n_batches = -(-len(encoded) // self.batch_size)
         n_steps = n_batches * self.max_epochs
-        criterion, metrics = self._objective()
+        criterion, metrics = self._objective(model)
         split = None
         if validation is not None:
             split = predefined_split(
@@ -348,7 +357,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         targets = coding.encode(y, np.ones(len(rows)), "y_val")
         if not targets.row_weights.any():
             raise ValueError("X_val weighs nothing: all classes of y_val have a weight of zero.")
-        return Data(rows, y, targets, X_val)
+        return Data(rows, y, targets, X_val, np.arange(len(rows)))
 
     def _callbacks(
         self,
@@ -367,7 +376,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                 view = copy.copy(self)  # fitted with the weights of the moment
                 view.__dict__.update(fitted)
                 score = partial(
-                    check_scoring(view, scoring=self.scoring), view, validation.X, validation.y
+                    check_scoring(view, scoring=self.scoring), view, validation.given, validation.y
                 )
                 callbacks.append(("score", ValidationScore(score)))
             keep = KeepBest(monitor, sign, self.n_iter_no_change, self.tol)
@@ -478,7 +487,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         """What turns rows into token ids."""
         raise NotImplementedError
 
-    def _objective(self) -> tuple[torch.nn.Module, dict[str, Callable[..., Any]]]:
+    def _objective(self, model: Any) -> tuple[torch.nn.Module, dict[str, Callable[..., Any]]]:
         """The loss, and sums for the history."""
         raise NotImplementedError
 

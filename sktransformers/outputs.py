@@ -103,7 +103,7 @@ class LabelOutputs(ClassifierMixin):
         classes = find_classes(y) if earlier is None else earlier.classes_
         return class_coding(classes, self.class_weight, y, weights)
 
-    def _objective(self) -> tuple[Any, dict[str, Any]]:
+    def _objective(self, model: Any) -> tuple[Any, dict[str, Any]]:
         return CrossEntropy(), {"accuracy": count_correct}
 
     def _fit_probe(
@@ -148,7 +148,7 @@ class NumberOutputs(RegressorMixin):
             return NumberCoding.of(y, weights)
         return NumberCoding(earlier.target_mean_, earlier.target_scale_)
 
-    def _objective(self) -> tuple[Any, dict[str, Any]]:
+    def _objective(self, model: Any) -> tuple[Any, dict[str, Any]]:
         return (SquaredError() if self.loss == "squared_error" else Huber()), {}
 
     def _fit_probe(

@@ -59,11 +59,11 @@ class PairEstimator(TransformerEstimator):
         config |= {
             "pooling": pooling if self.pooling == "auto" else self.pooling,
             "window_pooling": window_pooling(self.long_text),
+            "symmetric": self.symmetric,
         }
         if self.interaction == "cross":
             return SequenceModel(SequenceConfig(**config), backbone)
-        options = {"interaction": self.interaction, "symmetric": self.symmetric}
-        return PairModel(PairConfig(**options, **config), backbone)
+        return PairModel(PairConfig(interaction=self.interaction, **config), backbone)
 
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> PairEncoder:
         joined = not isinstance(model, PairModel)
@@ -71,7 +71,7 @@ class PairEstimator(TransformerEstimator):
             tokenizer,
             max_length,
             joined=joined,
-            symmetric=self.symmetric and joined,
+            symmetric=model.config.symmetric,
             token_types=joined and uses_token_types(model.backbone),
             windows=window_plan(self.long_text),
         )
@@ -248,7 +248,7 @@ class PairRegressor(NumberOutputs, PairEstimator):
         How the two texts a and b meet.
 
         - ``"cross"``: one sequence, ``[CLS] a [SEP] b [SEP]`` in the backbone's own format,
-          pooled: :math:`y = softmax(h W_C)` (Devlin et al. 2019, arXiv:1810.04805). The
+          pooled: :math:`y = h W_C` (Devlin et al. 2019, arXiv:1810.04805). The
           longer text is cut first.
         - The others read both texts one by one through the same backbone, a text that
           several pairs share only once (a bi-encoder, Reimers and Gurevych 2019,

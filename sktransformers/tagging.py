@@ -28,7 +28,12 @@ from sktransformers.inputs.word_encoding import WordEncoder
 from sktransformers.inputs.words import Sentences, as_sentences
 from sktransformers.metrics import span_f1_score, spans, word_accuracy_score
 from sktransformers.modules import crf
-from sktransformers.modules.losses import CRFLoss, CrossEntropy, count_correct
+from sktransformers.modules.losses import (
+    CrossEntropy,
+    CRFLoss,
+    count_correct,
+    count_correct_paths,
+)
 from sktransformers.modules.model import TaggingConfig, TaggingModel
 from sktransformers.specs import CRF, DEFAULT_BACKBONE, Linear, MLPHead, Windows, named
 from sktransformers.training.probe import logistic_probe
@@ -83,8 +88,10 @@ class TokenTagger(TransformerEstimator):
         Whether one more layer of self-attention stands between backbone and head.
     head : {"linear"}, Linear, MLPHead or CRF, default="linear"
         What maps the vector of a word to logits. ``"linear"`` means ``Linear(dropout=0.1)``.
-    crf : bool, default=False
-        Whether tags are scored together; short for ``head=CRF(constraints="auto")``.
+    crf : bool or "auto", default="auto"
+        Whether the tags of a sentence are scored together; True is short for
+        ``head=CRF(constraints="auto")``. ``"auto"`` does so where the tags mark spans (BIO,
+        BIOES), if ``head`` is left as it is.
     head_init : {"probe", "random"}, default="probe"
         Start of the head's last layer. ``"probe"`` fits a regularised logistic regression on
         the vectors that the frozen backbone gives for about 10,000 training words and takes
@@ -139,7 +146,7 @@ class TokenTagger(TransformerEstimator):
         "subword": [StrOptions({"first", "mean", "last", "max"})],
         "self_attention": ["boolean"],
         "head": [StrOptions({"linear"}), Linear, MLPHead, CRF],
-        "crf": ["boolean"],
+        "crf": ["boolean", StrOptions({"auto"})],
         "long_text": [StrOptions({"window"}), Windows],
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
@@ -152,7 +159,7 @@ class TokenTagger(TransformerEstimator):
         subword="first",
         self_attention=False,
         head="linear",
-        crf=False,
+        crf="auto",
         head_init="probe",
         lr=None,
         max_epochs=3,
@@ -324,7 +331,7 @@ class TokenTagger(TransformerEstimator):
             likelihood[~crf.legal(output, flat, output.lengths)] = -torch.inf
         return likelihood.numpy()
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X, y):
         """Micro-averaged span F1 if the tags mark spans, else the accuracy over words.
 
         ``metric_`` says which.
@@ -335,8 +342,6 @@ class TokenTagger(TransformerEstimator):
             Sentences, as in ``predict``.
         y : array-like of shape (n_sentences,)
             Lists of tags.
-        sample_weight : None
-            Not supported.
 
         Returns
         -------
@@ -347,8 +352,6 @@ class TokenTagger(TransformerEstimator):
         ValueError
             If a tag was not seen in ``fit``; ``metrics.span_f1_scorer`` takes any.
         """
-        if sample_weight is not None:
-            raise ValueError("TokenTagger.score knows no sample_weight.")
         sentences = self._sentences(X)
         tags = check_tags(y, sentences.words)
         TagCoding(self.classes_, np.ones(len(self.classes_))).encode(tags, np.ones(len(tags)), "y")
@@ -404,13 +407,15 @@ class TokenTagger(TransformerEstimator):
         return tags
 
     def _head(self) -> Any:
-        if self.crf and not isinstance(self.head, CRF):
-            if self.head != "linear":
-                raise ValueError(
-                    f"crf=True is short for head=CRF(), but head={self.head!r} was given: "
-                    f"choose one."
-                )
+        if isinstance(self.crf, str):
+            return named(self.head)
+        if self.crf and isinstance(self.head, str):
             return CRF()
+        if bool(self.crf) != isinstance(self.head, CRF):
+            raise ValueError(
+                f"crf={self.crf} and head={self.head!r} contradict each other: crf=True is "
+                f"short for head=CRF()."
+            )
         return named(self.head)
 
     def _check_options(self) -> Any:
@@ -449,24 +454,27 @@ class TokenTagger(TransformerEstimator):
             tags, self.class_weight, tags[codes], np.repeat(weights, lengths)
         ).factors
         if earlier is not None:
-            return TagCoding(tags, factors, _constraints(earlier.model_))
+            model = earlier.model_
+            return TagCoding(tags, factors, model.config.crf, _constraints(model))
+        scheme = scheme_of(tags.tolist())
         head = self._head()
-        scheme = head.constraints if isinstance(head, CRF) else None
-        if scheme == "auto":
-            scheme = scheme_of(tags.tolist())
-        if scheme is None:
+        if isinstance(self.crf, str) and isinstance(self.head, str) and scheme is not None:
+            head = CRF()
+        if not isinstance(head, CRF):
             return TagCoding(tags, factors)
-        masks = forbidden(tags.tolist(), scheme)
-        if head.constraints == "auto":
+        if head.constraints != "auto":
+            scheme = head.constraints
+        masks = None if scheme is None else forbidden(tags.tolist(), scheme)
+        if masks is not None and head.constraints == "auto":
             bad = first_forbidden(codes, lengths, masks)
             if bad is not None:
+                masks = None
                 warnings.warn(
-                    f"{bad.where(y, 'y')}: the tags are no well-formed {scheme.upper()}, so "
+                    f"{bad.where(y, 'y')}: the tags are no well-formed {str(scheme).upper()}, so "
                     f"the CRF forbids no neighbours.",
                     stacklevel=users_level(),
                 )
-                return TagCoding(tags, factors)
-        return TagCoding(tags, factors, masks)
+        return TagCoding(tags, factors, True, masks)
 
     def _make_model(
         self, backbone: Any, pooling: str, coding: TagCoding, **config: Any
@@ -475,7 +483,7 @@ class TokenTagger(TransformerEstimator):
             TaggingConfig(
                 subword=self.subword,
                 self_attention=self.self_attention,
-                crf=isinstance(self._head(), CRF),
+                crf=coding.joint,
                 **config,
             ),
             backbone,
@@ -484,12 +492,9 @@ class TokenTagger(TransformerEstimator):
             model.crf.constrain(*coding.forbidden)
         return model
 
-    def _objective(self) -> tuple[Any, dict[str, Any]]:
-        crf = isinstance(self._head(), CRF)
-        if self.warm_start and self.__sklearn_is_fitted__():
-            crf = self.model_.config.crf
-        if crf:
-            return CRFLoss(), {}
+    def _objective(self, model: Any) -> tuple[Any, dict[str, Any]]:
+        if model.config.crf:
+            return CRFLoss(), {"accuracy": count_correct_paths}
         return CrossEntropy(), {"accuracy": count_correct}
 
     def _fit_probe(

@@ -1,6 +1,7 @@
 """Texts that are longer than the backbone can read: windows, and what memory they need."""
 
 import copy
+import pickle
 import tracemalloc
 import warnings
 import weakref
@@ -11,6 +12,8 @@ import pytest
 import torch
 from conftest import LEARNS, NO_DROPOUT, WORDS, make_texts, save_tiny_bert
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sktransformers import (
+    AdamW,
     Backbone,
     Linear,
     PairClassifier,
@@ -26,6 +30,7 @@ from sktransformers import (
     Windows,
 )
 from sktransformers.training import loading, net, runtime
+from sktransformers.training.probe import logistic_probe
 
 POOLINGS = ("mean", "max", "attention")
 ROOM = 62  # of the 64 tokens that the tiny backbone reads, two are special
@@ -212,22 +217,25 @@ def test_documents_are_learnt(windowed):
 
 def test_parameters_reach_a_search(make_clf):
     clf = make_clf(long_text=Windows(), max_epochs=1)
-    grid = {
-        "long_text__stride": [None, 20],
-        "long_text__pooling": ["mean", "attention"],
-        "long_text__max_windows": [None, 9],
+    grid = [
+        {"long_text__stride": [None, 20]},
+        {"long_text__pooling": ["max", "attention"]},
+        {"long_text__max_windows": [2]},
+        {"long_text": ["truncate", "window"]},
+    ]
+    search = GridSearchCV(clf, grid, cv=2, error_score="raise", refit=False)
+    with pytest.warns(UserWarning) as caught:
+        search.fit(DOCUMENTS, TOPICS)
+    scores = search.cv_results_["mean_test_score"]
+    assert scores[0] == scores[-1]  # None and "window" are the same
+    messages = {str(warning.message).split("longer than ")[1] for warning in caught}
+    assert messages == {
+        "max_windows=2 windows of max_length=64 tokens and were read only so far.",
+        "max_length=64 tokens and were cut there.",
     }
-    search = GridSearchCV(clf, grid, cv=2, error_score="raise").fit(DOCUMENTS, TOPICS)
-    assert len(search.cv_results_["params"]) == 8
-    best = search.best_estimator_
-    assert best.model_.config.window_pooling == search.best_params_["long_text__pooling"]
-    assert clf.long_text.stride is None
-    whole = GridSearchCV(
-        clf, {"long_text": ["truncate", "window", Windows(stride=9)]}, cv=2, error_score="raise"
-    )
-    with pytest.warns(UserWarning, match="longer than max_length=64"):
-        whole.fit(DOCUMENTS, TOPICS)
-    assert len(set(whole.cv_results_["mean_test_score"])) >= 1
+    assert vars(clf.long_text) == vars(Windows())
+    best = GridSearchCV(clf, {"long_text__pooling": ["attention"]}, cv=2).fit(DOCUMENTS, TOPICS)
+    assert best.best_estimator_.model_.config.window_pooling == "attention"
 
 
 def count_windows(clf, texts):
@@ -667,3 +675,89 @@ def test_a_hundred_thousand_words(make_clf):
     # A vector a window stays: 1613 of 32 numbers.
     assert tensors_of_all < 1.1 * tensors + 1613 * 32 * 4
     assert others < 100 * 100_000  # bytes a word: ids as Python's and NumPy's integers
+
+
+# ------------------------------------------------------- as any other estimator
+
+
+def test_pickle_and_clone(windowed):
+    for pooling in POOLINGS:
+        clf = windowed(pooling)
+        expected = clf.predict_proba(MIXED)
+        assert_array_equal(pickle.loads(pickle.dumps(clf)).predict_proba(MIXED), expected)
+        copied = clone(clf)
+        assert copied.long_text is not clf.long_text
+        assert copied.long_text.get_params() == clf.long_text.get_params()
+
+
+def test_fit_is_repeatable_after_clone(make_clf):
+    clf = make_clf(long_text=Windows(30, "max"), max_epochs=1).fit(DOCUMENTS, TOPICS)
+    again = clone(clf).fit(DOCUMENTS, TOPICS)
+    assert_array_equal(again.predict_proba(MIXED), clf.predict_proba(MIXED))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_weights_count_as_repetition(make_clf, still_backbone, pooling):
+    params = {"head_init": "random", "batch_size": 100, "max_epochs": 1, "max_batch_tokens": 150}
+    params |= {"head": Linear(dropout=0.0), "backbone": Backbone(still_backbone, dtype="float64")}
+    params |= {"long_text": Windows(pooling=pooling), "optimizer": AdamW(max_grad_norm=None)}
+    params["callbacks"] = [("gradients", Gradients())]
+    weights = [0, 2, 1, 3] * 3
+    X = [text for text, n in zip(DOCUMENTS, weights, strict=True) for _ in range(n)]
+    y = [topic for topic, n in zip(TOPICS, weights, strict=True) for _ in range(n)]
+    weighted = make_clf(**params).fit(DOCUMENTS, TOPICS, sample_weight=weights)
+    repeated = make_clf(**params).fit(X, y)
+    first, second = (
+        dict(clf.net_.callbacks_)["gradients"].steps[0] for clf in (weighted, repeated)
+    )
+    for name, gradient in first.items():
+        assert_allclose(gradient, second[name], rtol=1e-7, atol=1e-11, err_msg=name)
+    assert weighted.history_[0]["train_loss"] == pytest.approx(repeated.history_[0]["train_loss"])
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_warm_start(make_clf, pooling):
+    clf = make_clf(long_text=Windows(pooling=pooling), warm_start=True, max_batch_tokens=150)
+    before = log_loss(TOPICS, clf.fit(DOCUMENTS, TOPICS).predict_proba(DOCUMENTS))
+    first = clf.model_
+    clf.fit(DOCUMENTS, TOPICS).fit(DOCUMENTS, TOPICS)
+    assert clf.model_ is not first
+    assert clf.n_iter_ == len(clf.history_) == 6
+    assert log_loss(TOPICS, clf.predict_proba(DOCUMENTS)) < before
+
+
+@pytest.mark.parametrize("scoring", ["loss", "neg_log_loss"])
+def test_validation_documents(make_clf, scoring):
+    X_val, y_val = make_documents(6, seed=5)
+    clf = make_clf(long_text="window", max_batch_tokens=150, scoring=scoring, max_epochs=1)
+    clf.fit(DOCUMENTS, TOPICS, X_val=X_val, y_val=y_val)
+    (row,) = clf.history_
+    loss = log_loss(y_val, clf.predict_proba(X_val))
+    assert row["valid_loss"] == pytest.approx(loss, rel=1e-5)
+    assert row["valid_accuracy"] == clf.score(X_val, y_val)
+    if scoring != "loss":
+        assert row["valid_score"] == pytest.approx(-loss, rel=1e-5)
+
+
+def test_early_stopping(make_clf):
+    clf = make_clf(
+        long_text="window", early_stopping=True, n_iter_no_change=1, tol=100.0, max_epochs=9
+    )
+    clf.fit(DOCUMENTS * 2, TOPICS * 2)
+    assert clf.n_iter_ == 2
+    losses = [row["valid_loss"] for row in clf.history_]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+
+
+def test_head_starts_from_a_probe_on_pooled_windows(make_clf):
+    clf = make_clf(long_text=Windows(pooling="max"), lr=1e-12, max_epochs=1)
+    clf.fit(DOCUMENTS, TOPICS)
+    encoded = clf._make_encoder(clf.model_, clf.tokenizer_, 64).encode(DOCUMENTS).encoded
+    vectors = clf._predictor(clf.model_, 0).texts(clf.model_, encoded).double().numpy()
+    codes = np.searchsorted(clf.classes_, TOPICS)
+    coef, intercept = logistic_probe(vectors, codes, np.ones(12), 3, np.random.default_rng(0))
+    assert np.abs(coef).max() > 1e-3
+    assert_allclose(clf.model_.head.out.weight.detach(), coef, rtol=1e-3, atol=1e-5)
+    assert_allclose(
+        clf.decision_function(DOCUMENTS), vectors @ coef.T + intercept, rtol=1e-3, atol=1e-4
+    )

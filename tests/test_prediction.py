@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sktransformers import estimator
+from sktransformers.inference import predictor as predictors
 from sktransformers.inference.predictor import Predictor
-from sktransformers.inputs.batching import Encoded, Ragged
+from sktransformers.inputs.batching import Encoded, Ragged, Words, starts
 
 LONG = " ".join(make_texts(12, seed=7)[0])
 TEXTS = ["", "fish", LONG[:250], *make_texts(40, seed=5)[0]]
@@ -166,3 +167,76 @@ def test_runner_in_lower_precision_gives_float32(autocast_dtype):
     found = predictor.rows(forward, None, Encoded.of_texts(Ragged.of([[3], [1, 2]])), "window")
     assert set(seen) == {autocast_dtype or torch.float32}
     assert found.dtype == np.float32
+
+
+sequences_ = st.lists(st.integers(1, 9), min_size=1, max_size=8)
+texts_ = st.lists(st.lists(sequences_, min_size=1, max_size=4), min_size=1, max_size=8)
+
+
+@settings(max_examples=60)
+@given(
+    texts=texts_,
+    unit=st.sampled_from(["window", "token"]),
+    max_batch_tokens=st.integers(1, 40),
+    most_vectors=st.sampled_from([1, 5, 1000]),
+    data=st.data(),
+)
+def test_vectors_of_a_row_meet(texts, unit, max_batch_tokens, most_vectors, data):
+    place = st.integers(0, len(texts) - 1)
+    pairs = data.draw(st.lists(st.tuples(place, place), min_size=1, max_size=12))
+    encoded = Encoded(
+        Ragged.of([ids for windows in texts for ids in windows]),
+        starts(np.array([len(windows) for windows in texts])),
+        np.array(pairs),
+    )
+
+    def encode(input_ids, attention_mask):
+        if unit == "token":
+            return input_ids[attention_mask.bool()].unsqueeze(1).double()
+        return (input_ids * attention_mask).sum(dim=1, keepdim=True).double()
+
+    def decide(vectors, sizes, rows):
+        # What depends on the order: 3 * (3 * (3 * a + b) + c) + ...
+        found = []
+        for part in vectors[:, 0].split(sizes.tolist()):
+            value = torch.zeros((), dtype=torch.float64)
+            for number in part:
+                value = 3 * value + number
+            found.append(value)
+        return torch.stack(found)[rows]
+
+    def value(windows):
+        numbers = [n for ids in windows for n in (ids if unit == "token" else [sum(ids)])]
+        return float(sum(n * 3.0**i for i, n in enumerate(reversed(numbers))))
+
+    runner = Predictor(torch.device("cpu"), 7, max_batch_tokens, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictors, "_MOST_VECTORS", most_vectors)
+        found = runner.rows(encode, decide, encoded, unit)
+    assert found.tolist() == [[value(texts[i]) for i in pair] for pair in pairs]
+
+
+@settings(max_examples=60)
+@given(
+    lengths=st.lists(st.integers(0, 6), min_size=1, max_size=12).filter(any),
+    most_vectors=st.sampled_from([1, 3, 1000]),
+)
+def test_rows_without_a_vector(lengths, most_vectors):
+    # Sentences without words have no window.
+    full = [n for n in lengths if n]
+    begins = Ragged.of([range(n) for n in full])
+    encoded = Encoded(
+        Ragged.of([range(10 * n, 11 * n) for n in full]),
+        starts(np.minimum(lengths, 1)),
+        np.arange(len(lengths))[:, None],
+        words=Words(begins, Ragged.of([range(1, n + 1) for n in full])),
+    )
+
+    def encode(input_ids, word_rows, word_begins, **others):
+        return input_ids[word_rows, word_begins].unsqueeze(1).float()
+
+    runner = Predictor(torch.device("cpu"), 0, 20, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictors, "_MOST_VECTORS", most_vectors)
+        found = runner.rows(encode, None, encoded, "word")
+    assert found[:, 0].tolist() == [id_ for n in full for id_ in range(10 * n, 11 * n)]

@@ -3,14 +3,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import log_loss
 
 from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.encoding import TextEncoder
 from sktransformers.training import probe
-from sktransformers.training.probe import logistic_probe, probe_rows
+from sktransformers.training.probe import logistic_probe, probe_rows, ridge_probe
 
 
 def blobs(n, n_classes, width=12, spread=1.0, seed=0):
@@ -282,3 +284,271 @@ def test_random_start(make_clf, texts, labels):
     probed = make_clf(lr=1e-12, max_epochs=1).fit(texts, labels)
     loss = [log_loss(labels, c.predict_proba(texts)) for c in (clf, probed)]
     assert loss[1] < loss[0]
+
+
+# ----------------------------------------------------------------------- numbers
+
+
+def linear(n, width=8, noise=0.3, seed=0):
+    """Vectors far from the origin, and standardised numbers that depend on them."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, width)) * np.linspace(0.1, 0.3, width)
+    values = vectors @ rng.normal(size=width) / np.sqrt((vectors**2).sum() / n)
+    values = values + noise * rng.normal(size=n)
+    return vectors + 5.0, (values - values.mean()) / values.std()
+
+
+def ridge(vectors, values, weights=None, seed=0):
+    weights = np.ones(len(values)) if weights is None else weights
+    return ridge_probe(vectors, values, weights, np.random.default_rng(seed))
+
+
+def numbers(head, vectors):
+    coef, intercept = head
+    assert coef.shape == (1, vectors.shape[1]) and intercept.shape == (1,)
+    return vectors @ coef[0] + intercept[0]
+
+
+@pytest.fixture
+def choose_penalty(monkeypatch):
+    """A function that leaves only one penalty, and predictions as they are."""
+
+    def set_choice(penalty):
+        monkeypatch.setattr(probe, "_PENALTIES", np.array([penalty]))
+        monkeypatch.setattr(probe, "_shrinking_factor", lambda *args: 1.0)
+
+    return set_choice
+
+
+@pytest.fixture
+def choices(monkeypatch):
+    """What each probe chose: penalty a row, factor, and what the factor was computed from."""
+    found = []
+    shrinking_factor = probe._shrinking_factor
+
+    class Watched(Ridge):
+        def fit(self, X, *args, **kwargs):
+            found.append([self.alpha / len(X)])
+            return super().fit(X, *args, **kwargs)
+
+    def watch(*args):
+        found[-1] += [shrinking_factor(*args), args]
+        return found[-1][1]
+
+    monkeypatch.setattr(probe, "Ridge", Watched)
+    monkeypatch.setattr(probe, "_shrinking_factor", watch)
+    return found
+
+
+def test_numbers_start_half_way_from_the_mean(monkeypatch):
+    vectors, values = linear(60)
+    weights = np.random.default_rng(1).uniform(0.1, 5, 60)
+    whole = numbers(ridge(vectors, values, weights), vectors)
+    monkeypatch.undo()
+    half = numbers(ridge(vectors, values, weights), vectors)
+    mean = np.average(values, weights=weights)
+    np.testing.assert_allclose(half - mean, 0.5 * (whole - mean), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n", [40, 2500])  # more than choose the penalty
+def test_is_the_ridge_regression_of_scikit_learn(choose_penalty, penalty, weighted, n):
+    choose_penalty(penalty)
+    vectors, values = linear(n)
+    weights = np.random.default_rng(1).uniform(0.1, 5, n) if weighted else np.ones(n)
+    center = (weights @ vectors) / weights.sum()
+    scaled = (vectors - center) / np.sqrt(((vectors - center) ** 2).mean())
+    reference = Ridge(penalty * n).fit(scaled, values, sample_weight=weights / weights.mean())
+    found = numbers(ridge(vectors, values, weights), vectors)
+    np.testing.assert_allclose(found, reference.predict(scaled), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("noise", [0.2, 1.0, 3.0])
+def test_factor_brings_the_error_to_that_of_left_out_rows(choices, weighted, noise):
+    vectors, values = linear(40, width=12, noise=noise)
+    weights = np.random.default_rng(1).uniform(0.2, 3, 40) if weighted else np.ones(40)
+    found = numbers(ridge(vectors, values, weights), vectors)
+    ((penalty, factor, (_, _, _, loss)),) = choices
+    # Leave each row out in turn.
+    center = (weights @ vectors) / weights.sum()
+    scaled = (vectors - center) / np.sqrt(((vectors - center) ** 2).mean())
+    scaled_weights = weights / weights.mean()
+
+    def left_out(penalty):
+        errors = []
+        for i in range(40):
+            others = np.arange(40) != i
+            model = Ridge(penalty * 40)
+            model.fit(scaled[others], values[others], sample_weight=scaled_weights[others])
+            errors.append((values[i] - model.predict(scaled[[i]])[0]) ** 2)
+        return np.average(errors, weights=weights)
+
+    assert loss == pytest.approx(left_out(penalty), rel=1e-6)
+    by_penalty = {p: left_out(p) for p in probe._PENALTIES}
+    assert min(by_penalty, key=by_penalty.get) == pytest.approx(penalty)
+    error = np.average((values - found) ** 2, weights=weights)
+    variance = np.average((values - np.average(values, weights=weights)) ** 2, weights=weights)
+    assert error == pytest.approx(min(loss, variance), rel=1e-6)
+    assert (factor > 0) == (loss < variance)
+    assert 0 <= factor < 1
+
+
+pairs_ = st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=9)
+
+
+@given(pairs_, st.floats(0, 30), st.data())
+def test_the_largest_factor_with_that_error(pairs, loss, data):
+    values, fitted = np.array(pairs).T
+    weight = st.floats(0.1, 5)
+    weights = np.array(data.draw(st.lists(weight, min_size=len(pairs), max_size=len(pairs))))
+    factor = probe._shrinking_factor(values, fitted, weights, loss)
+    assert 0 <= factor <= 1
+
+    def error(factor):
+        return np.average((values - factor * fitted) ** 2, weights=weights)
+
+    if error(1.0) >= loss:
+        assert factor == 1.0 or np.abs(fitted).max() < 1e-100
+    elif error(0.0) <= loss:
+        assert factor == pytest.approx(0.0, abs=1e-6)
+    else:
+        assert error(factor) == pytest.approx(loss, rel=1e-6, abs=1e-9)
+
+
+def test_noise_of_numbers_is_not_trusted():
+    rng = np.random.default_rng(0)
+    vectors, values = rng.normal(size=(90, 60)), rng.normal(size=90)
+    assert LinearRegression().fit(vectors, values).score(vectors, values) > 0.5  # a trap
+    assert np.abs(numbers(ridge(vectors, values), vectors) - values.mean()).max() < 0.4
+
+
+def test_signal_of_numbers_is_trusted():
+    vectors, values = linear(300, noise=0.1)
+    found = numbers(ridge(vectors[:100], values[:100]), vectors[100:])
+    assert np.corrcoef(found, values[100:])[0, 1] > 0.97
+    assert np.mean((found - values[100:]) ** 2) < 0.05
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_new_numbers_are_predicted_better_than_by_least_squares(noise):
+    vectors, values = linear(3000, width=50, noise=noise)
+    train, test = slice(0, 70), slice(70, None)
+    found = numbers(ridge(vectors[train], values[train]), vectors[test])
+    plain = LinearRegression().fit(vectors[train], values[train]).predict(vectors[test])
+    errors = [np.mean((values[test] - p) ** 2) for p in (found, plain, values[train].mean())]
+    assert errors[0] < errors[1]
+    assert errors[0] < 1.02 * errors[2]  # nor worse than the mean
+
+
+def test_penalty_grows_with_what_there_is_to_overfit(choices):
+    for noise in (0.05, 0.5, 5.0):
+        ridge(*linear(100, width=50, noise=noise))
+    for width in (2, 20, 80):
+        ridge(*linear(100, width=width, noise=0.7))
+    penalties = [choice[0] for choice in choices]
+    assert penalties[0] < penalties[1] < penalties[2]
+    assert penalties[3] < penalties[5] and penalties[3] <= penalties[4] <= penalties[5]
+
+
+def test_penalty_is_chosen_by_a_sample(choices):
+    vectors, values = linear(5000, noise=1.0)
+    found = numbers(ridge(vectors, values), vectors)
+    plain = LinearRegression().fit(vectors, values).predict(vectors)
+    assert np.abs(found - plain).max() < 0.2
+    rows = np.random.default_rng(0).permutation(5000)[:2000]
+    scaled = (vectors - vectors.mean(axis=0)) / vectors.std(axis=0).mean()
+    reference = RidgeCV(probe._PENALTIES * 2000).fit(scaled[rows], values[rows])
+    assert choices[0][0] == pytest.approx(reference.alpha_ / 2000)
+
+
+def test_units_of_numbers_weights_and_vectors_do_not_count():
+    vectors, values = linear(60, noise=1.0)
+    weights = np.random.default_rng(1).uniform(0.5, 2, 60)
+    expected = numbers(ridge(vectors, values, weights), vectors)
+    assert np.ptp(expected) > 0.5
+    moved = 1e-3 * vectors + 7.0
+    for found in (
+        numbers(ridge(vectors, values, 1000 * weights), vectors),
+        numbers(ridge(moved, values, weights), moved),
+        numbers(ridge(vectors, 100 * values + 3, weights), vectors) / 100 - 0.03,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 0.1])
+def test_weights_of_numbers_are_repetitions(choose_penalty, penalty):
+    # All but exactly: the unit of the vectors is that of the rows, however much they weigh.
+    choose_penalty(penalty)
+    vectors, values = linear(60, noise=1.0)
+    weights = np.random.default_rng(1).integers(1, 5, 60)
+    weighted = numbers(ridge(vectors, values, weights.astype(float)), vectors)
+    again = np.repeat(np.arange(60), weights)
+    repeated = numbers(ridge(vectors[again], values[again]), vectors)
+    np.testing.assert_allclose(weighted, repeated, rtol=0, atol=0.02)
+    unweighted = numbers(ridge(vectors, values), vectors)
+    assert np.abs(unweighted - repeated).max() > 0.2
+    # Exactly, where all rows are there twice.
+    twice = numbers(ridge(np.tile(vectors, (2, 1)), np.tile(values, 2)), vectors)
+    np.testing.assert_allclose(unweighted, twice, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5])
+@pytest.mark.parametrize("n", [1, 2, 3, 50])
+def test_equal_numbers(n, value):
+    vectors = np.random.default_rng(0).normal(size=(n, 4))
+    coef, intercept = ridge(vectors, np.full(n, value))
+    assert not coef.any()
+    assert intercept == pytest.approx(value)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_too_few_numbers_to_leave_one_out(n):
+    vectors = np.random.default_rng(0).normal(size=(n, 4))
+    coef, intercept = ridge(vectors, np.array([1.0, 4.0])[:n], np.array([1.0, 2.0])[:n])
+    assert not coef.any()
+    assert intercept == pytest.approx(1.0 if n == 1 else 3.0)
+
+
+@pytest.mark.parametrize("n", [3, 4, 7])
+def test_a_few_numbers(n):
+    vectors, values = linear(n, width=20)
+    found = numbers(ridge(vectors, values), vectors)
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() <= np.abs(values).max() + 1e-9
+
+
+def test_columns_of_zeros():
+    vectors, values = linear(60)
+    head = ridge(vectors, values)
+    padded = np.hstack([vectors, np.zeros((60, 8))])
+    coef, intercept = ridge(padded, values)
+    assert not coef[0, 8:].any()
+    # Half of the columns: half the mean square, so other penalties are tried.
+    np.testing.assert_allclose(
+        numbers((coef, intercept), padded), numbers(head, vectors), rtol=0, atol=0.05
+    )
+
+
+@pytest.mark.parametrize("vector", [0.0, 2.0, 0.1])
+def test_equal_vectors_of_numbers(vector):
+    _, values = linear(30)
+    weights = np.random.default_rng(1).uniform(0.5, 2, 30)
+    found = numbers(ridge(np.full((30, 4), vector), values, weights), np.full((1, 4), vector))
+    assert found == pytest.approx(np.average(values, weights=weights))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_numbers_of_vectors_of_any_size(scale):
+    vectors, values = linear(60)
+    found = numbers(ridge(scale * vectors, values), scale * vectors)
+    np.testing.assert_allclose(found, numbers(ridge(vectors, values), vectors), atol=1e-6)
+
+
+def test_the_generator_alone_decides_about_numbers():
+    vectors, values = linear(2500)
+    state = np.random.get_state()[1].copy()
+    for ours, again in zip(ridge(vectors, values, seed=3), ridge(vectors, values, seed=3)):
+        np.testing.assert_array_equal(ours, again)
+    assert (np.random.get_state()[1] == state).all()

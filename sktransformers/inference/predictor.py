@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sktransformers.inputs.batching import Encoded, Ragged, pad, token_budget
 
-
 # Vectors of so many windows, words or tokens are kept at once: 200 MB at a width of 384.
 _MOST_VECTORS = 2**17
 
@@ -87,7 +86,8 @@ class Predictor(NamedTuple):
         starts = encoded.outputs(unit)[encoded.windows]
         counts = np.diff(starts)[encoded.rows].sum(axis=1)
         part = (np.cumsum(counts) - counts) // _MOST_VECTORS
-        cuts = np.flatnonzero(np.diff(part)) + 1
+        some = np.flatnonzero(counts)  # a cut only before these: no part is without a vector
+        cuts = some[1:][np.diff(part[some]) > 0]
         if len(cuts) == 0:
             return self._rows(encode, decide, encoded, unit)
         parts = np.split(np.arange(len(encoded)), cuts)

@@ -30,6 +30,8 @@ class TagCoding:
         Sorted distinct tags.
     factors : ndarray of shape (n_tags,)
         Weight of each tag.
+    joint : bool, default=False
+        Whether a CRF scores the tags of a sentence together.
     forbidden : tuple of three bool arrays, default=None
         Tags that cannot come first, behind another, or last, as `constraints.forbidden`
         gives them.
@@ -37,6 +39,7 @@ class TagCoding:
 
     tags: np.ndarray
     factors: np.ndarray
+    joint: bool = False
     forbidden: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     @property

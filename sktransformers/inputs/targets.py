@@ -1,6 +1,7 @@
 """y and sample weights <-> arrays that a loss can read."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from sktransformers.inputs.batching import Ragged, take
-from sktransformers.inputs.validation import is_missing
+from sktransformers.inputs.validation import describe, is_missing
 
 
 @dataclass(frozen=True)
@@ -138,22 +139,21 @@ def check_numbers(y: Any, n_samples: int, estimator_name: str, name: str = "y") 
         )
     if hasattr(y, "to_pylist"):
         y = y.to_pylist()
-    given = np.asarray(y)
+    given = _to_array(y, name)
     if given.ndim > 1:
         given = column_or_1d(given, warn=True)
     if given.ndim == 0:
         raise ValueError(f"{name} is a single value; expected one number a row.")
     _check_count(given, n_samples, name)
     _check_entries(given, name)
-    try:
-        numbers = given.astype(np.float64)
-    except (TypeError, ValueError):
-        numbers = None
-    if numbers is None or given.dtype.kind in "USMmc":
-        first = next((i for i, v in enumerate(given.tolist()) if not isinstance(v, Real)), 0)
-        raise ValueError(
-            f"{name}[{first}] is {given.tolist()[first]!r}; a regressor expects numbers in y."
-        )
+    if given.dtype.kind not in "biuf":
+        values = given.tolist()
+        first = next((i for i, v in enumerate(values) if not isinstance(v, (Real, Decimal))), None)
+        if first is not None:
+            raise ValueError(
+                f"{name}[{first}] is {describe(values[first])}; a regressor expects numbers in y."
+            )
+    numbers = given.astype(np.float64)
     _check_entries(numbers, name)
     return numbers
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sktransformers.modules.crf import CRFOutput, log_likelihood
+from sktransformers.modules.crf import CRFOutput, log_likelihood, viterbi
 
 
 class CrossEntropy(nn.Module):
@@ -87,3 +87,8 @@ def _weighted_sum(loss: Any, outputs: Tensor, targets: Tensor, weights: Tensor) 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
     """How many rows have their largest logit at the target."""
     return (logits.argmax(dim=-1) == targets).sum()
+
+
+def count_correct_paths(output: CRFOutput, tags: Tensor) -> Tensor:
+    """How many words have their tag in the best sequence of a CRF."""
+    return (viterbi(output) == tags).sum()

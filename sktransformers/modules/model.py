@@ -126,15 +126,24 @@ class SequenceConfig(TextConfig):
         One of the modes of `Pooling`.
     window_pooling : {"mean", "max", "attention"}
         How the vectors of a text's windows become one.
+    symmetric : bool
+        Whether the logits of a pair are the mean over both orders.
     **kwargs
         As in `TextConfig`.
     """
 
     model_type = "sktransformers-sequence"
 
-    def __init__(self, pooling: str = "mean", window_pooling: str = "mean", **kwargs: Any):
+    def __init__(
+        self,
+        pooling: str = "mean",
+        window_pooling: str = "mean",
+        symmetric: bool = False,
+        **kwargs: Any,
+    ):
         self.pooling = pooling
         self.window_pooling = window_pooling
+        self.symmetric = symmetric
         super().__init__(**kwargs)
 
 
@@ -205,17 +214,14 @@ class PairConfig(SequenceConfig):
     ----------
     interaction : {"concat", "difference", "product", "all", "attention"}
         How two texts meet, see `combine` and `CrossAttention`.
-    symmetric : bool
-        Whether logits are the mean over both orders.
     **kwargs
         As in `SequenceConfig`.
     """
 
     model_type = "sktransformers-pair"
 
-    def __init__(self, interaction: str = "all", symmetric: bool = False, **kwargs: Any):
+    def __init__(self, interaction: str = "all", **kwargs: Any):
         self.interaction = interaction
-        self.symmetric = symmetric
         super().__init__(**kwargs)
 
 

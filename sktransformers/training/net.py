@@ -23,7 +23,6 @@ from sktransformers.inputs.batching import (
 )
 from sktransformers.training import runtime
 
-
 # Sequences of unlike lengths go through one after the other where that saves so many slots of
 # padding: on a CPU the calls of one more pass take as long as about 50 slots, elsewhere far more.
 _MIN_SAVING = {"cpu": 64}

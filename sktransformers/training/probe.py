@@ -147,6 +147,8 @@ def _shrinking_factor(
         float(np.average(product, weights=weights))
         for product in (values**2, values * fitted, fitted**2)
     )
+    if c == 0:  # equal vectors throughout: nothing was fitted
+        return 0.0
     if a - 2 * b + c >= loss:
         return 1.0
     root = b * b - c * (a - loss)  # positive: at s = 1 the error is below the loss
