@@ -29,8 +29,8 @@ from sktransformers.inputs.words import Sentences, as_sentences
 from sktransformers.metrics import span_f1_score, spans, word_accuracy_score
 from sktransformers.modules import crf
 from sktransformers.modules.losses import (
-    CrossEntropy,
     CRFLoss,
+    CrossEntropy,
     count_correct,
     count_correct_paths,
 )

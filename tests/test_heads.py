@@ -110,8 +110,11 @@ HEADS = [
 ]
 
 
-@pytest.mark.parametrize("head", HEADS, ids=repr)
-@pytest.mark.parametrize("head_init", ["probe", "random"])
+@pytest.mark.parametrize(
+    ("head", "head_init"),
+    [*((head, "probe") for head in HEADS), (HEADS[0], "random"), (MLPHead((16,)), "random")],
+    ids=repr,
+)
 def test_learns(make_clf, texts, labels, head, head_init):
     # A rate of 1e-1, ten times that of the backbone elsewhere, would kill a ReLU.
     clf = make_clf(head=head, head_init=head_init, lr=3e-3, max_epochs=20)
@@ -145,8 +148,6 @@ def test_parameters_reach_a_search(make_clf, texts, labels):
     heads = ["linear", Linear(activation="relu"), MLPHead((8,))]
     search = GridSearchCV(clf, {"head": heads}, cv=2, error_score="raise").fit(texts, labels)
     assert search.best_params_["head"] in heads
-    best = search.best_estimator_.model_.config
-    assert isinstance(best.head_hidden_sizes, list)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def make_tagger(tiny_backbone):
             "device": "cpu",
             "random_state": 0,
         }
+        if "head" not in params:
+            defaults["crf"] = False
         return TokenTagger(**{**defaults, **params})
 
     return make
@@ -166,7 +168,8 @@ def test_learns_tags(learnt):
     assert learnt.score(X, Y) == span_f1_score(Y, predicted) == f1_score(Y, list(predicted)) > 0.6
     losses = [row["train_loss"] for row in learnt.history_]
     assert losses[-1] < 0.5 * losses[0]
-    assert ("train_accuracy" in learnt.history_[0]) == (not learnt.model_.config.crf)
+    accuracies = [row["train_accuracy"] for row in learnt.history_]
+    assert accuracies[0] < accuracies[-1] <= 1
     unseen = make_sentences(20, seed=1)
     assert word_accuracy_score(unseen[1], learnt.predict(unseen[0])) > (
         0.9 if learnt.model_.config.crf else 0.6
@@ -906,7 +909,6 @@ def test_early_stopping(scoring, crf, make_tagger):
     assert "valid_loss" in tagger.history_[0]
 
 
-@pytest.mark.xfail(reason="held-out rows reach the scorer as words, not as the texts that came")
 @pytest.mark.parametrize("tokenize", ["whitespace", "regex"])
 def test_early_stopping_on_texts(tokenize, make_tagger):
     tagger = make_tagger(tokenize=tokenize, early_stopping=True, scoring=None, max_epochs=1)
@@ -930,10 +932,19 @@ def test_warm_start(mode, make_tagger):
 def test_warm_start_keeps_the_kind_of_head(make_tagger):
     tagger = make_tagger(warm_start=True).fit(X, Y)
     tagger.set_params(crf=True).fit(X, Y)
-    assert not tagger.model_.config.crf and "train_accuracy" in tagger.history_[-1]
+    assert not tagger.model_.config.crf
     tagger = make_tagger(warm_start=True, crf=True).fit(X, Y)
     tagger.set_params(crf=False).fit(X, Y)
     assert tagger.model_.config.crf and all(map(legal_bio, tagger.predict(X)))
+
+
+def test_a_crf_by_default_for_spans(make_tagger):
+    spans, words = (make_tagger(crf="auto").fit(X, y) for y in (Y, POS))
+    assert spans.model_.config.crf and spans.model_.crf.forbidden.any()
+    assert not words.model_.config.crf
+    for head in (Linear(), MLPHead((16,))):
+        assert not make_tagger(head=head, crf="auto").fit(X, Y).model_.config.crf
+    assert same_weights(spans, make_tagger(crf=True).fit(X, Y))
 
 
 def test_warm_start_keeps_the_constraints(make_tagger):
@@ -1089,13 +1100,16 @@ BAD_PARAMETERS = {
         r"max_windows=.*would leave words", params={"long_text": Windows(max_windows=3)}
     ),
     "stride": Bad("'stride' parameter of Windows", params={"long_text": Windows(stride=0)}),
-    "constraints": Bad("'constraints' parameter of CRF", params={"head": CRF("iob")}),
-    "dropout": Bad("'dropout' parameter of CRF", params={"head": CRF(dropout=1.0)}),
+    "constraints": Bad(
+        "'constraints' parameter of CRF", params={"head": CRF("iob"), "crf": "auto"}
+    ),
+    "dropout": Bad("'dropout' parameter of CRF", params={"head": CRF(dropout=1.0), "crf": "auto"}),
     "crf and linear": Bad(
-        r"crf=True is short for head=CRF\(\), but head=Linear\(\)",
+        r"crf=True and head=Linear\(\) contradict each other",
         params={"crf": True, "head": Linear()},
     ),
-    "crf and mlp": Bad("crf=True .*choose one", params={"crf": True, "head": MLPHead()}),
+    "crf and mlp": Bad("crf=True .*contradict", params={"crf": True, "head": MLPHead()}),
+    "no crf": Bad("crf=False .*contradict", params={"crf": False, "head": CRF()}),
 }
 CASES = {
     f"{group}: {name}": case
@@ -1140,11 +1154,6 @@ def test_bad_tags_in_scores(method, learnt):
     for name in ("none", "sentences", "words", "strings", "missing", "mixed"):
         with pytest.raises(ValueError, match=BAD_Y[name].message):
             score(X, BAD_Y[name].data["y"])
-
-
-def test_score_knows_no_weights(fitted):
-    with pytest.raises(ValueError, match="knows no sample_weight"):
-        fitted.score(X, Y, sample_weight=np.ones(40))
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_spans", "score"])

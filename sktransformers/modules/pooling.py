@@ -77,19 +77,22 @@ class SegmentPooling(nn.Module):
             ends = sizes.cumsum(0)
             return vectors[ends - sizes if self.mode == "first" else ends - 1]
         segment = torch.repeat_interleave(sizes, output_size=len(vectors))
-        pooled = vectors.new_zeros(len(sizes), vectors.shape[1])
         if self.mode == "max":
+            pooled = vectors.new_zeros(len(sizes), vectors.shape[1])
             index = segment.unsqueeze(1).expand_as(vectors)
             return pooled.scatter_reduce(0, index, vectors, "amax", include_self=False)
+        # In half precision 256 + 1 = 256: hundreds of windows would not add up.
+        precise = torch.promote_types(vectors.dtype, torch.float32)
+        pooled = vectors.new_zeros(len(sizes), vectors.shape[1], dtype=precise)
         if self.mode == "mean":
-            return pooled.index_add(0, segment, vectors) / sizes.unsqueeze(1).to(vectors.dtype)
-        scores = vectors @ self.score.to(vectors.dtype)
-        precise = torch.promote_types(scores.dtype, torch.float32)
-        scores = scores.to(precise)
+            total = pooled.index_add(0, segment, vectors.to(precise))
+            return (total / sizes.unsqueeze(1)).to(vectors.dtype)
+        scores = (vectors @ self.score.to(vectors.dtype)).to(precise)
         top = scores.new_zeros(len(sizes)).scatter_reduce(
             0, segment, scores.detach(), "amax", include_self=False
         )
         weights = (scores - top[segment]).exp()
         total = weights.new_zeros(len(sizes)).index_add(0, segment, weights)
-        weights = (weights / total[segment]).to(vectors.dtype)
-        return pooled.index_add(0, segment, weights.unsqueeze(1) * vectors)
+        weights = weights / total[segment]
+        weighted = weights.unsqueeze(1) * vectors.to(precise)
+        return pooled.index_add(0, segment, weighted).to(vectors.dtype)
