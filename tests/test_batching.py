@@ -10,6 +10,7 @@ from sktransformers.inputs.batching import (
     Words,
     bucketed_batches,
     pad,
+    rectangles,
     starts,
     token_budget,
 )
@@ -85,6 +86,30 @@ def test_rectangles_are_as_few_as_the_budget_allows():
     lengths = np.array([10, 2, 5, 10, 2, 5, 30])
     pieces = token_budget(lengths, np.arange(7), 20)
     assert [piece.tolist() for piece in pieces] == [[6], [0, 3], [2, 5, 1, 4]]
+
+
+@given(lengths_, st.integers(1, 200), st.data())
+def test_a_cut_saves_padding(lengths, min_saving, data):
+    subset = data.draw(st.sets(st.integers(0, len(lengths) - 1), min_size=1).map(sorted))
+    pieces = rectangles(lengths, np.array(subset), min_saving)
+    assert sorted(row for piece in pieces for row in piece) == subset
+    longest = [lengths[piece].max() for piece in pieces]
+    assert longest == sorted(longest, reverse=True)
+    slots = sum(len(piece) * top for piece, top in zip(pieces, longest, strict=True))
+    assert slots + min_saving * (len(pieces) - 1) <= len(subset) * longest[0]
+    for piece in pieces:  # no further cut in two would be worth it
+        tail = np.sort(lengths[piece])[::-1]
+        savings = (len(tail) - np.arange(len(tail))) * (tail[0] - tail)
+        assert savings.max() < min_saving
+
+
+def test_rectangles_of_unlike_lengths():
+    lengths = np.array([10, 2, 100, 12, 2])
+    cut = [piece.tolist() for piece in rectangles(lengths, np.arange(5), 30)]
+    assert cut == [[2], [3, 0, 1, 4]]
+    cut = [piece.tolist() for piece in rectangles(lengths, np.arange(5), 16)]
+    assert cut == [[2], [3, 0], [1, 4]]
+    assert len(rectangles(lengths, np.arange(5), 353)) == 1
 
 
 # ------------------------------------------------------------ encoded rows

@@ -1062,8 +1062,11 @@ BAD_NUMBERS = {
     "NaN": Bad(r"y\[4\] is missing \(nan\)", {"y": with_entry(NUMBERS.tolist(), 4, np.nan)}),
     "None": Bad(r"y\[0\] is missing", {"y": with_entry(NUMBERS.tolist(), 0, None)}),
     "infinity": Bad("y contains infinity.*position 7", {"y": with_entry([1.0] * 40, 7, np.inf)}),
-    "strings": Bad(r"y\[0\] is 'other'; a regressor expects numbers", {"y": Y}),
-    "one string": Bad("a regressor expects numbers in y", {"y": with_entry([1.0] * 40, 3, "many")}),
+    "strings": Bad(r"y\[0\] is 'other' of type str; a regressor expects numbers", {"y": Y}),
+    "one string": Bad(
+        r"y\[3\] is 'many' of type str; a regressor expects",
+        {"y": with_entry([1.0] * 40, 3, "many")},
+    ),
     "numbers as strings": Bad(r"y\[0\] is '1'", {"y": ["1"] * 40}),
     "dates": Bad(r"y\[0\] is .*expects numbers", {"y": pd.date_range("2020", periods=40)}),
     "complex": Bad(r"y\[0\] is .*expects numbers", {"y": np.full(40, 1j)}),

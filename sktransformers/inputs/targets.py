@@ -145,14 +145,13 @@ def check_numbers(y: Any, n_samples: int, estimator_name: str, name: str = "y") 
     if given.ndim == 0:
         raise ValueError(f"{name} is a single value; expected one number a row.")
     _check_count(given, n_samples, name)
-    _check_entries(given, name)
     if given.dtype.kind not in "biuf":
-        values = given.tolist()
-        first = next((i for i, v in enumerate(values) if not isinstance(v, (Real, Decimal))), None)
-        if first is not None:
-            raise ValueError(
-                f"{name}[{first}] is {describe(values[first])}; a regressor expects numbers in y."
-            )
+        for i, value in enumerate(given.tolist()):
+            if not isinstance(value, (Real, Decimal)) and not is_missing(value):
+                raise ValueError(
+                    f"{name}[{i}] is {describe(value)}; a regressor expects numbers in {name}."
+                )
+    _check_entries(given, name)
     numbers = given.astype(np.float64)
     _check_entries(numbers, name)
     return numbers
