@@ -375,6 +375,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                 monitor, sign = "valid_score", 1
                 view = copy.copy(self)  # fitted with the weights of the moment
                 view.__dict__.update(fitted)
+                view._set_features(data["X"])
                 score = partial(
                     check_scoring(view, scoring=self.scoring), view, validation.given, validation.y
                 )

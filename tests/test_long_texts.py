@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sktransformers import (
+    CRF,
     AdamW,
     Backbone,
     Linear,
@@ -116,7 +117,9 @@ def test_all_of_a_pair_is_read(make_pair, interaction, long_text):
         assert changed > 1e-4 if long_text == "window" else changed < 1e-6
 
 
-@pytest.mark.parametrize("params", [{}, {"crf": True}, {"long_text": Windows(stride=10)}])
+@pytest.mark.parametrize(
+    "params", [{"crf": False}, {"crf": True}, {"long_text": Windows(stride=10)}]
+)
 def test_every_word_has_its_tag(make_tagger, params):
     sentences = [document.split() for document in DOCUMENTS]
     tags = [[tag_of(word) for word in words] for words in sentences]
@@ -366,7 +369,7 @@ CASES = {
     "pair attention": (PairClassifier, {"interaction": "attention", "long_text": "window"}),
     "tagger": (TokenTagger, {"subword": "mean"}),
     "tagger self-attention": (TokenTagger, {"self_attention": True}),
-    "tagger crf": (TokenTagger, {"crf": True}),
+    "tagger crf": (TokenTagger, {"head": CRF(dropout=0.0)}),
 }
 
 
@@ -375,8 +378,6 @@ def one_step(case, backbone, budget, **params):
     cls, options = CASES[case]
     X, y = ROWS[cls]
     options = {"head": Linear(dropout=0.0), **options, **params}
-    if options.get("crf"):
-        del options["head"]
     estimator = cls(
         Backbone(backbone, dtype="float64"),
         lr=1e-3,

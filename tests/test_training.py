@@ -1,8 +1,10 @@
 """One optimizer step after another: accumulation, optimizer, schedule, stopping, precision."""
 
 import math
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import NO_DROPOUT, make_texts, make_tokenizer, save_tiny_bert
@@ -392,6 +394,15 @@ def test_scorer_sees_the_weights_of_the_epoch(make_clf, texts, labels):
     assert row["valid_score"] == pytest.approx(-loss, rel=1e-5)
     assert row["valid_loss"] == pytest.approx(loss, rel=1e-5)
     assert row["valid_accuracy"] == clf.score(X_val, y_val)
+
+
+def test_scorer_sees_the_columns_of_fit(make_clf, texts, labels):
+    frame = pd.DataFrame({"text": texts})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as one about unknown feature names
+        clf = make_clf(max_epochs=1, scoring="accuracy", early_stopping=True).fit(frame, labels)
+        clf.fit(frame, labels, X_val=frame[:9], y_val=labels[:9])
+    assert clf.feature_names_in_.tolist() == ["text"]
 
 
 def test_validation_texts_are_not_trained_on(make_clf, texts, labels):

@@ -1,7 +1,6 @@
 """The skorch net: batches of rows, gradient accumulation under a token budget, schedule."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -266,17 +265,18 @@ class FineTuningNet(skorch.NeuralNet):
         return vectors[torch.from_numpy(np.argsort(order)).to(device)]
 
     def _encode_twice(self, **inputs: Tensor) -> Tensor:
-        def encode(*tensors: Tensor) -> Tensor:
-            return self.module_.encode(**dict(zip(inputs, tensors)))
+        first, again = runtime.same_draws(self._device())
 
-        # By position: checkpoint takes the device, whose random state it brings back, from
-        # tensors that come so and from no others.
-        return checkpoint(
-            encode,
-            *inputs.values(),
-            use_reentrant=False,
-            context_fn=partial(runtime.same_draws, self._device()),
-        )
+        def encode(_: Tensor, *tensors: Tensor) -> Tensor:
+            with again if torch.is_grad_enabled() else first:
+                return self.module_.encode(**dict(zip(inputs, tensors)))
+
+        # Reentrant: gradients of a piece are added to those of the parameters before the next
+        # piece is computed, so that memory does not grow with the number of pieces. This form
+        # wants an input that needs a gradient. By position: checkpoint takes the device, whose
+        # random state it brings back, from tensors that come so and from no others.
+        needs_gradient = torch.zeros((), requires_grad=True)
+        return checkpoint(encode, needs_gradient, *inputs.values(), use_reentrant=True)
 
     def _run(self, batch: dict[str, Any], backward: bool) -> dict[str, Any]:
         """Loss of a batch: the mean over its weights; gradients are left in the parameters."""
