@@ -98,22 +98,22 @@ def bare_loop(rows, args, seed):
     device = runtime.resolve_device("auto")
     model = SequenceModel(config, loaded.backbone).to(device).train()
     tokenizer = private_tokenizer(loaded.tokenizer)
-    ids, _ = TextEncoder(tokenizer, 256).encode(rows.X)
+    texts = TextEncoder(tokenizer, 256).encode(rows.X).encoded
     targets = torch.tensor([classes.index(label) for label in rows.y])
     optimizer = optimizers.build_optimizer(
         model, AdamW(), lr=args.lr, head_lr=args.lr, weight_decay=0.01
     )
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    n_steps = args.epochs * -(-len(ids) // args.batch_size)
+    n_steps = args.epochs * -(-len(texts) // args.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, optimizers.schedule_factor("linear", n_steps, n_steps // 10)
     )
     begin = time.process_time()
     for _ in range(args.epochs):
-        for batch in bucketed_batches(ids.lengths, args.batch_size, rng):
+        for batch in bucketed_batches(texts.lengths, args.batch_size, rng):
             optimizer.zero_grad(set_to_none=True)
-            logits = model(**pad(ids, batch, tokenizer.pad_token_id, device)).logits
+            logits = model(**pad(texts, batch, tokenizer.pad_token_id, device)).logits
             loss = torch.nn.functional.cross_entropy(logits, targets[batch].to(device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

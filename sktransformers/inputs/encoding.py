@@ -16,8 +16,10 @@ import numpy as np
 from sktransformers.inputs.batching import Encoded, Ragged, starts
 from sktransformers.inputs.windows import CUT, WindowPlan, side_by_side, slices
 
-# A tokenizer returns Python objects; so many texts at a time bound their number.
+# A tokenizer returns Python objects; so many texts, or so many
+# characters, at a time bound their number.
 CHUNK = 1024
+CHUNK_CHARACTERS = 2**22
 _PROBES = ("a", "A", "0", ".", "\u4e2d")
 MULTILINGUAL = (
     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
@@ -197,9 +199,18 @@ class TextEncoder:
 
 
 def chunks(rows: Sequence[Any]) -> Iterator[list[Any]]:
-    """CHUNK rows at a time; no rows are one chunk, so that there is a result to speak of."""
-    for i in range(0, max(len(rows), 1), CHUNK):
-        yield list(rows[i : i + CHUNK])
+    """Rows in parts of bounded size; no rows are one part, so that there is a result to speak of.
+
+    A row is a text, or several texts.
+    """
+    begin = characters = 0
+    for i, row in enumerate(rows):
+        characters += len(row) if isinstance(row, str) else sum(map(len, row))
+        if i + 1 == begin + CHUNK or characters >= CHUNK_CHARACTERS:
+            yield list(rows[begin : i + 1])
+            begin, characters = i + 1, 0
+    if begin < len(rows) or begin == 0:
+        yield list(rows[begin:])
 
 
 def room(max_length: int, special: int, what: str, least: int = 1) -> int:

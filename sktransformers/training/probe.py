@@ -175,7 +175,8 @@ def _best_strength(
         for i, strength in enumerate(_STRENGTHS):
             model = _fit(strength, scaled[train], codes[train], weights[train])
             column = np.searchsorted(model.classes_, codes[test])
-            log_proba = model.predict_log_proba(scaled[test])
+            coef, intercept = _softmax_form(model)
+            log_proba = log_softmax(scaled[test] @ coef.T + intercept, axis=1)
             losses[i] -= weights[test] @ log_proba[np.arange(len(test)), column]
     if total == 0:  # too few rows to hold any out: trust the probe least
         return _STRENGTHS[0], np.inf
