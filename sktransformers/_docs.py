@@ -77,11 +77,11 @@ model_ : PreTrainedModel
 tokenizer_ : transformers tokenizer
     The tokenizer, with truncation and padding off.
 history_ : list of dict
-    One dict an epoch: ``epoch``, ``train_loss``, ``train_accuracy`` (over the epoch,
-    with dropout on), with validation texts ``valid_loss``, ``valid_accuracy`` and for a
-    scorer ``valid_score``, ``grad_norm`` (mean, before clipping), ``lr`` (at the
-    last step), ``seconds``, ``tokens_per_second`` (without padding). Batches are kept
-    with ``callbacks=[BatchHistory()]``.
+    One dict an epoch: ``epoch``, ``train_loss``, for labels and tags ``train_accuracy``
+    (over the epoch, with dropout on), with validation rows ``valid_loss``,
+    ``valid_accuracy`` and for a scorer ``valid_score``, ``grad_norm`` (mean, before
+    clipping), ``lr`` (at the last step), ``seconds``, ``tokens_per_second`` (without
+    padding). Batches are kept with ``callbacks=[BatchHistory()]``.
 n_iter_ : int
     Epochs trained.
 lr_ : float
@@ -98,7 +98,7 @@ max_length : int, default=None
 long_text : {"truncate", "window"} or Windows, default="truncate"
     What becomes of longer texts: cut, with a warning that counts them, or read whole in
     windows whose vectors are pooled. ``"window"`` means ``Windows()``: side by side, and
-    their mean.
+    their mean. A fitted estimator keeps the pooling, but may be told to read windows or not.
 """,
     "class_weight": """
 class_weight : dict, "balanced" or None, default=None
