@@ -65,7 +65,7 @@ BAD_X = {
 BAD_Y = {
     "none": Bad("requires y to be passed, but the target y is None", {"y": None}),
     "length": Bad("inconsistent.* X has 12 rows, y has 11", {"y": Y[:-1]}),
-    "scalar": Bad("y is a single value; expected one label a text", {"y": "food"}),
+    "scalar": Bad("y is a single value; expected one a row", {"y": "food"}),
     "NaN": Bad(
         r"y contains NaN: y\[4\] is missing \(nan\), 1 of 12",
         {"y": with_entry(Y, 4, float("nan"))},

@@ -1058,7 +1058,7 @@ BAD_PARAMETERS = {
 BAD_NUMBERS = {
     "none": Bad("requires y to be passed, but the target y is None", {"y": None}),
     "length": Bad("inconsistent.* X has 40 rows, y has 39", {"y": NUMBERS[:-1]}),
-    "scalar": Bad("y is a single value; expected one number", {"y": 3.0}),
+    "scalar": Bad("y is a single value; expected one a row", {"y": 3.0}),
     "NaN": Bad(r"y\[4\] is missing \(nan\)", {"y": with_entry(NUMBERS.tolist(), 4, np.nan)}),
     "None": Bad(r"y\[0\] is missing", {"y": with_entry(NUMBERS.tolist(), 0, None)}),
     "infinity": Bad("y contains infinity.*position 7", {"y": with_entry([1.0] * 40, 7, np.inf)}),

@@ -133,18 +133,7 @@ def check_numbers(y: Any, n_samples: int, estimator_name: str, name: str = "y") 
         If y is None, of another length than X, has several columns, or holds something
         that is no finite number.
     """
-    if y is None:
-        raise ValueError(
-            f"This {estimator_name} estimator requires y to be passed, but the target y is None."
-        )
-    if hasattr(y, "to_pylist"):
-        y = y.to_pylist()
-    given = _to_array(y, name)
-    if given.ndim > 1:
-        given = column_or_1d(given, warn=True)
-    if given.ndim == 0:
-        raise ValueError(f"{name} is a single value; expected one number a row.")
-    _check_count(given, n_samples, name)
+    given = _one_a_row(y, n_samples, estimator_name, name)
     if given.dtype.kind not in "biuf":
         for i, value in enumerate(given.tolist()):
             if not isinstance(value, (Real, Decimal)) and not is_missing(value):
@@ -155,14 +144,6 @@ def check_numbers(y: Any, n_samples: int, estimator_name: str, name: str = "y") 
     numbers = given.astype(np.float64)
     _check_entries(numbers, name)
     return numbers
-
-
-def _check_count(given: np.ndarray, n_samples: int, name: str) -> None:
-    if len(given) != n_samples:
-        raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: "
-            f"X{name[1:]} has {n_samples} rows, {name} has {len(given)}."
-        )
 
 
 def check_labels(y: Any, n_samples: int, estimator_name: str, name: str = "y") -> np.ndarray:
@@ -189,21 +170,31 @@ def check_labels(y: Any, n_samples: int, estimator_name: str, name: str = "y") -
         If y is None, of another length than X, has several columns, misses a label, mixes
         strings with numbers, or is continuous.
     """
+    labels = _one_a_row(y, n_samples, estimator_name, name)
+    _check_entries(labels, name)
+    check_classification_targets(labels)
+    return labels
+
+
+def _one_a_row(y: Any, n_samples: int, estimator_name: str, name: str) -> np.ndarray:
+    """y as a one-dimensional array of n_samples entries, which are not looked at."""
     if y is None:
         raise ValueError(
             f"This {estimator_name} estimator requires y to be passed, but the target y is None."
         )
     if hasattr(y, "to_pylist"):
         y = y.to_pylist()
-    labels = _to_array(y, name)
-    if labels.ndim > 1:
-        labels = column_or_1d(labels, warn=True)
-    if labels.ndim == 0:
-        raise ValueError(f"{name} is a single value; expected one label a text.")
-    _check_count(labels, n_samples, name)
-    _check_entries(labels, name)
-    check_classification_targets(labels)
-    return labels
+    given = _to_array(y, name)
+    if given.ndim > 1:
+        given = column_or_1d(given, warn=True)
+    if given.ndim == 0:
+        raise ValueError(f"{name} is a single value; expected one a row.")
+    if len(given) != n_samples:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: "
+            f"X{name[1:]} has {n_samples} rows, {name} has {len(given)}."
+        )
+    return given
 
 
 def _to_array(y: Any, name: str) -> np.ndarray:
