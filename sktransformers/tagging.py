@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import log_softmax, softmax
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -229,9 +230,7 @@ class TokenTagger(TransformerEstimator):
         tags : ndarray of object and shape (n_sentences,)
             Lists with one tag a word, in the type that the tags had in ``fit``.
         """
-        sentences = self._sentences(X)
-        codes, _ = self._best(sentences)
-        return _lists(self.classes_[codes].tolist(), sentences.words)
+        return self._tags(self._sentences(X))
 
     def predict_proba(self, X):
         """Probability of each tag for each word; with a CRF, its marginal probability.
@@ -315,18 +314,15 @@ class TokenTagger(TransformerEstimator):
             If a tag was not seen in ``fit``.
         """
         sentences = self._sentences(X)
-        coding = TagCoding(self.classes_, np.ones(len(self.classes_)))
-        tags = check_tags(y, sentences.words)
-        codes = coding.encode(tags, np.ones(len(tags)), "y").values
+        codes = positions(check_tags(y, sentences.words), self.classes_, "y")
         logits = self._word_logits(sentences)
         if not self.model_.config.crf:
-            logits -= logits.max(axis=1, keepdims=True)
-            logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-            chosen = np.concatenate([[0.0], logits[np.arange(len(logits)), codes.flat]])
-            return np.diff(np.cumsum(chosen)[codes.start])
+            chosen = log_softmax(logits, axis=1)[np.arange(len(logits)), codes]
+            ends = np.cumsum([0, *map(len, sentences.words)])
+            return np.diff(np.cumsum([0.0, *chosen])[ends])
         with torch.inference_mode():
             output = self._crf_output(sentences, logits)
-            flat = torch.from_numpy(codes.flat)
+            flat = torch.from_numpy(codes)
             likelihood = crf.log_likelihood(output, flat)
             likelihood[~crf.legal(output, flat, output.lengths)] = -torch.inf
         return likelihood.numpy()
@@ -354,9 +350,9 @@ class TokenTagger(TransformerEstimator):
         """
         sentences = self._sentences(X)
         tags = check_tags(y, sentences.words)
-        TagCoding(self.classes_, np.ones(len(self.classes_))).encode(tags, np.ones(len(tags)), "y")
+        positions(tags, self.classes_, "y")  # an error where a tag is not known
         metric = span_f1_score if self.metric_ == "span_f1" else word_accuracy_score
-        return metric(tags, self.predict(X))
+        return metric(tags, self._tags(sentences))
 
     def _sentences(self, X: Any) -> Sentences:
         check_is_fitted(self)
@@ -384,6 +380,11 @@ class TokenTagger(TransformerEstimator):
         layer = copy.deepcopy(self.model_.crf).cpu()  # a few numbers
         return layer(torch.from_numpy(logits), lengths)
 
+    def _tags(self, sentences: Sentences) -> np.ndarray:
+        """Lists with one tag a word."""
+        codes, _ = self._best(sentences)
+        return _lists(self.classes_[codes].tolist(), sentences.words)
+
     def _best(self, sentences: Sentences) -> tuple[np.ndarray, np.ndarray]:
         """Position of the tag of each word, and the logits."""
         logits = self._word_logits(sentences)
@@ -394,8 +395,7 @@ class TokenTagger(TransformerEstimator):
 
     def _proba(self, sentences: Sentences, logits: np.ndarray) -> np.ndarray:
         if not self.model_.config.crf:
-            proba = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return proba / proba.sum(axis=1, keepdims=True)
+            return softmax(logits, axis=1)
         with torch.inference_mode():
             return crf.marginals(self._crf_output(sentences, logits)).numpy()
 
