@@ -7,17 +7,45 @@ if TYPE_CHECKING:  # what the names below resolve to, for editors and type check
     import sktransformers.datasets as datasets  # noqa: F401
     import sktransformers.metrics as metrics  # noqa: F401
     import sktransformers.plotting as plotting  # noqa: F401
-    from sktransformers.pair import PairClassifier as PairClassifier
-    from sktransformers.pair import PairRegressor as PairRegressor
+    from sktransformers.pair import PairClassifier as PairClassifier, PairRegressor as PairRegressor
     from sktransformers.sequence import (
         TransformerSequenceClassifier as TransformerSequenceClassifier,
     )
-    from sktransformers.specs import CRF as CRF
-    from sktransformers.specs import AdamW as AdamW
-    from sktransformers.specs import Backbone as Backbone
-    from sktransformers.specs import Linear as Linear
-    from sktransformers.specs import MLPHead as MLPHead
-    from sktransformers.specs import Windows as Windows
+    from sktransformers.specs import (
+        CRF as CRF,
+        EMA as EMA,
+        SGD as SGD,
+        SWA as SWA,
+        Adafactor as Adafactor,
+        Adagrad as Adagrad,
+        Adam as Adam,
+        AdamW as AdamW,
+        Backbone as Backbone,
+        BinaryCrossEntropy as BinaryCrossEntropy,
+        BitFit as BitFit,
+        Constant as Constant,
+        Cosine as Cosine,
+        CrossEntropy as CrossEntropy,
+        Cyclical as Cyclical,
+        Exponential as Exponential,
+        FocalLoss as FocalLoss,
+        GradualUnfreezing as GradualUnfreezing,
+        HuberLoss as HuberLoss,
+        InverseSquareRoot as InverseSquareRoot,
+        Linear as Linear,
+        LinearDecay as LinearDecay,
+        LoRA as LoRA,
+        MLPHead as MLPHead,
+        NativeHead as NativeHead,
+        Polynomial as Polynomial,
+        RAdam as RAdam,
+        ReduceOnPlateau as ReduceOnPlateau,
+        SquaredError as SquaredError,
+        Steps as Steps,
+        TorchOptimizer as TorchOptimizer,
+        WarmupStableDecay as WarmupStableDecay,
+        Windows as Windows,
+    )
     from sktransformers.tagging import TokenTagger as TokenTagger
     from sktransformers.training.callbacks import BatchHistory as BatchHistory
 
@@ -25,18 +53,50 @@ __version__ = "0.1.0.dev0"
 
 # Public name -> module that holds it. Importing the package alone must not import torch.
 _NAMES = {
-    "AdamW": "sktransformers.specs",
-    "Backbone": "sktransformers.specs",
     "BatchHistory": "sktransformers.training.callbacks",
-    "CRF": "sktransformers.specs",
-    "Linear": "sktransformers.specs",
-    "MLPHead": "sktransformers.specs",
     "PairClassifier": "sktransformers.pair",
     "PairRegressor": "sktransformers.pair",
     "TokenTagger": "sktransformers.tagging",
-    "Windows": "sktransformers.specs",
     "TransformerSequenceClassifier": "sktransformers.sequence",
 }
+_NAMES |= dict.fromkeys(
+    (
+        "Adafactor",
+        "Adagrad",
+        "Adam",
+        "AdamW",
+        "Backbone",
+        "BinaryCrossEntropy",
+        "BitFit",
+        "CRF",
+        "Constant",
+        "Cosine",
+        "CrossEntropy",
+        "Cyclical",
+        "EMA",
+        "Exponential",
+        "FocalLoss",
+        "GradualUnfreezing",
+        "HuberLoss",
+        "InverseSquareRoot",
+        "Linear",
+        "LinearDecay",
+        "LoRA",
+        "MLPHead",
+        "NativeHead",
+        "Polynomial",
+        "RAdam",
+        "ReduceOnPlateau",
+        "SGD",
+        "SWA",
+        "SquaredError",
+        "Steps",
+        "TorchOptimizer",
+        "WarmupStableDecay",
+        "Windows",
+    ),
+    "sktransformers.specs",
+)
 _MODULES = ("datasets", "metrics", "plotting")
 
 __all__ = ["__version__", *sorted(_NAMES), *_MODULES]

@@ -16,6 +16,17 @@ pooling : {"auto", "cls", "mean", "max", "last", "attention"}, default="auto"
     pooling of a sentence-transformers checkpoint, else the CLS token where the
     tokenizer has one, else the last token.
 """,
+    "class_loss": """
+loss : {"auto", "cross_entropy", "focal"}, CrossEntropy or FocalLoss, default="auto"
+    What training minimises. ``"auto"`` is the cross-entropy; the objects hold options such as
+    label smoothing, and the classes of soft targets.
+""",
+    "finetune": """
+finetune : {"full", "head"}, int, GradualUnfreezing, LoRA or BitFit, default="full"
+    What is trained: everything; pooling and head alone; with them the top n blocks of the
+    backbone and its final norm; one more block at a time; low-rank adapters; biases. What is
+    frozen computes as in prediction, without dropout.
+""",
     "optimisation": """
 lr : float, default=None
     Peak learning rate of the backbone. None means
@@ -25,10 +36,14 @@ max_epochs : int, default=3
     Passes over the training rows.
 batch_size : int, default=16
     Rows that the optimizer sees in a step.
-optimizer : {"adamw"} or AdamW, default="adamw"
-    Optimizer; the object holds its options.
-schedule : {"linear", "cosine", "constant"}, default="linear"
-    What the learning rate does after warm-up, until the last step.
+optimizer : {"adamw", "adam", "radam", "sgd", "adagrad", "adafactor"} or object, default="adamw"
+    Optimizer; an object (`AdamW`, ..., `TorchOptimizer`) holds its options.
+schedule : str or object, default="linear"
+    What the learning rate does after warm-up, until the last step: ``"linear"``, ``"cosine"``,
+    ``"constant"``, ``"polynomial"``, ``"exponential"``, ``"step"``, ``"cyclical"``,
+    ``"inverse_square_root"``, ``"warmup_stable_decay"``, ``"reduce_on_plateau"``, or an object
+    with its options (`LinearDecay`, `Cosine`, `Constant`, `Polynomial`, `Exponential`, `Steps`,
+    `Cyclical`, `InverseSquareRoot`, `WarmupStableDecay`, `ReduceOnPlateau`).
 warmup : float in [0, 1) or int, default=0.1
     Steps in which the learning rate rises, as a share of all steps or a number.
 weight_decay : float, default=0.01

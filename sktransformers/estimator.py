@@ -23,8 +23,24 @@ from sktransformers.inputs.encoding import Counts, private_tokenizer
 from sktransformers.inputs.targets import Targets, check_weights, validation_rows
 from sktransformers.inputs.windows import WindowPlan
 from sktransformers.modules.backbone import hidden_size, position_limit
-from sktransformers.specs import AdamW, Backbone, Linear, MLPHead, Windows, named
-from sktransformers.training import loading, optimizers, runtime
+from sktransformers.specs import (
+    HEADS,
+    OPTIMIZERS,
+    SCHEDULES,
+    WINDOWS,
+    Backbone,
+    BitFit,
+    GradualUnfreezing,
+    Linear,
+    LoRA,
+    MLPHead,
+    NativeHead,
+    Spec,
+    TorchOptimizer,
+    Windows,
+    named,
+)
+from sktransformers.training import loading, optimizers, runtime, schedules
 from sktransformers.training.callbacks import (
     EpochHistory,
     KeepBest,
@@ -57,8 +73,11 @@ class Options:
     """What the parameters of an estimator stand for, checked."""
 
     backbone: Backbone
+    finetune: Any
     head: Any
-    optimizer: AdamW
+    loss: Any
+    optimizer: Any
+    schedule: Any
     device: torch.device
     precision: torch.dtype | None
     seed: int
@@ -96,13 +115,20 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "backbone": "no_validation",
-        "head": [StrOptions({"linear"}), Linear, MLPHead],
+        "finetune": [
+            StrOptions({"full", "head"}),
+            Interval(Integral, 1, None, closed="left"),
+            GradualUnfreezing,
+            LoRA,
+            BitFit,
+        ],
+        "head": [StrOptions(set(HEADS)), Linear, MLPHead, NativeHead],
         "head_init": [StrOptions({"probe", "random"})],
         "lr": [Interval(Real, 0, None, closed="neither"), None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "optimizer": [StrOptions({"adamw"}), AdamW],
-        "schedule": [StrOptions(set(optimizers.SCHEDULES))],
+        "optimizer": [StrOptions(set(OPTIMIZERS)), *OPTIMIZERS.values(), TorchOptimizer],
+        "schedule": [StrOptions(set(SCHEDULES)), *SCHEDULES.values()],
         "warmup": [
             Interval(Real, 0, 1, closed="left"),
             Interval(Integral, 1, None, closed="left"),
@@ -199,21 +225,23 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
     def _check_options(self) -> Options:
         """Check what can be checked without the data."""
         backbone = loading.as_backbone(self.backbone)
-        head, optimizer = self._head(), named(self.optimizer)
-        specs = [backbone, head, optimizer]
-        if self.long_text != "truncate":
-            specs.append(named(self.long_text))
-        for spec in specs:
-            spec._validate_params()
+        head, loss = self._head(), self._loss()
+        optimizer, schedule = named(self.optimizer, OPTIMIZERS), named(self.schedule, SCHEDULES)
+        windows = None if self.long_text == "truncate" else named(self.long_text, WINDOWS)
+        for spec in (backbone, self.finetune, head, loss, optimizer, schedule, windows):
+            if isinstance(spec, Spec):
+                spec._validate_params()
         check_callbacks(self.callbacks or [])
         device = runtime.resolve_device(self.device)
         precision = runtime.resolve_precision(self.precision, device)
         seed = runtime.resolve_seed(self.random_state)
-        return Options(backbone, head, optimizer, device, precision, seed)
+        return Options(
+            backbone, self.finetune, head, loss, optimizer, schedule, device, precision, seed
+        )
 
     def _head(self) -> Any:
         """The head that the parameters ask for."""
-        return named(self.head)
+        return named(self.head, HEADS)
 
     def _check_data(self, X: Any, y: Any, sample_weight: Any, earlier: Any) -> tuple[Data, Any]:
         """Training rows that weigh something, and the coding of their targets."""
@@ -288,7 +316,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         lr = float(self.lr or optimizers.default_lr(hidden_size(model.backbone.config)))
         n_batches = -(-len(encoded) // self.batch_size)
         n_steps = n_batches * self.max_epochs
-        criterion, metrics = self._objective(model)
+        criterion, metrics = self._objective(model, options.loss)
         split = None
         if validation is not None:
             split = predefined_split(
@@ -304,8 +332,8 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                 head_lr=options.optimizer.head_lr or 10 * lr,
                 weight_decay=self.weight_decay,
             ),
-            schedule=optimizers.schedule_factor(
-                self.schedule, n_steps, optimizers.warmup_steps(self.warmup, n_steps)
+            schedule=schedules.schedule_factor(
+                options.schedule, n_steps, schedules.warmup_steps(self.warmup, n_steps)
             ),
             metrics=metrics,
             pad_id=encoder.pad_id,
@@ -488,7 +516,13 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         """What turns rows into token ids."""
         raise NotImplementedError
 
-    def _objective(self, model: Any) -> tuple[torch.nn.Module, dict[str, Callable[..., Any]]]:
+    def _loss(self) -> Any:
+        """The loss that the parameters ask for."""
+        raise NotImplementedError
+
+    def _objective(
+        self, model: Any, loss: Any
+    ) -> tuple[torch.nn.Module, dict[str, Callable[..., Any]]]:
         """The loss, and sums for the history."""
         raise NotImplementedError
 
@@ -508,13 +542,13 @@ def window_plan(long_text: Any) -> WindowPlan | None:
     """How the parameter ``long_text`` reads what does not fit; None cuts it."""
     if long_text == "truncate":
         return None
-    windows = named(long_text)
+    windows = named(long_text, WINDOWS)
     return WindowPlan(windows.stride, windows.max_windows)
 
 
 def window_pooling(long_text: Any) -> str:
     """How the vectors of several windows become one."""
-    return "mean" if long_text == "truncate" else named(long_text).pooling
+    return "mean" if long_text == "truncate" else named(long_text, WINDOWS).pooling
 
 
 def chunks(n_rows: int) -> Iterator[slice]:

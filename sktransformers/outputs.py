@@ -15,7 +15,14 @@ from sktransformers.inputs.targets import (
     class_coding,
     find_classes,
 )
-from sktransformers.modules.losses import CrossEntropy, Huber, SquaredError, count_correct
+from sktransformers.modules import losses
+from sktransformers.specs import (
+    CLASS_LOSSES,
+    NUMBER_LOSSES,
+    CrossEntropy,
+    HuberLoss,
+    named,
+)
 from sktransformers.training.probe import logistic_probe, ridge_probe
 
 
@@ -24,6 +31,7 @@ class LabelOutputs(ClassifierMixin):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "class_weight": [dict, StrOptions({"balanced"}), None],
+        "loss": [StrOptions({"auto", *CLASS_LOSSES}), *CLASS_LOSSES.values()],
     }
 
     def decision_function(self, X):
@@ -103,8 +111,11 @@ class LabelOutputs(ClassifierMixin):
         classes = find_classes(y) if earlier is None else earlier.classes_
         return class_coding(classes, self.class_weight, y, weights)
 
-    def _objective(self, model: Any) -> tuple[Any, dict[str, Any]]:
-        return CrossEntropy(), {"accuracy": count_correct}
+    def _loss(self) -> Any:
+        return CrossEntropy() if self.loss == "auto" else named(self.loss, CLASS_LOSSES)
+
+    def _objective(self, model: Any, loss: Any) -> tuple[Any, dict[str, Any]]:
+        return losses.CrossEntropy(), {"accuracy": losses.count_correct}
 
     def _fit_probe(
         self,
@@ -121,7 +132,7 @@ class NumberOutputs(RegressorMixin):
     """One number a row; the model sees standardised numbers."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "loss": [StrOptions({"squared_error", "huber"})],
+        "loss": [StrOptions(set(NUMBER_LOSSES)), *NUMBER_LOSSES.values()],
     }
 
     def predict(self, X):
@@ -148,8 +159,13 @@ class NumberOutputs(RegressorMixin):
             return NumberCoding.of(y, weights)
         return NumberCoding(earlier.target_mean_, earlier.target_scale_)
 
-    def _objective(self, model: Any) -> tuple[Any, dict[str, Any]]:
-        return (SquaredError() if self.loss == "squared_error" else Huber()), {}
+    def _loss(self) -> Any:
+        return named(self.loss, NUMBER_LOSSES)
+
+    def _objective(self, model: Any, loss: Any) -> tuple[Any, dict[str, Any]]:
+        if isinstance(loss, HuberLoss):
+            return losses.Huber(), {}
+        return losses.SquaredError(), {}
 
     def _fit_probe(
         self,

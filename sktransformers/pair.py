@@ -128,7 +128,7 @@ class PairClassifier(LabelOutputs, PairEstimator):
         Whether logits are the mean over both orders, so that (a, b) and (b, a) are the same
         pair.
     {pooling}
-    head : {"linear"}, Linear or MLPHead, default="linear"
+    head : {"linear", "native"}, Linear, MLPHead or NativeHead, default="linear"
         What maps the vector of a pair to logits: ``"linear"`` is ``Linear(dropout=0.1)``,
         ``Linear(activation="relu")`` puts a ReLU before it, ``MLPHead()`` a hidden layer.
     head_init : {"probe", "random"}, default="probe"
@@ -136,6 +136,8 @@ class PairClassifier(LabelOutputs, PairEstimator):
         vectors that the frozen backbone gives for at most 10,000 training pairs and takes its
         weights (LP-FT, Kumar et al. 2022, arXiv:2202.10054), scaled down to its held-out loss
         and by half again. ``"random"`` draws weights from N(0, 0.02) with zero bias.
+    {class_loss}
+    {finetune}
     {optimisation}
     {long_text}
     {max_batch_tokens}
@@ -181,6 +183,8 @@ class PairClassifier(LabelOutputs, PairEstimator):
         pooling="auto",
         head="linear",
         head_init="probe",
+        loss="auto",
+        finetune="full",
         lr=None,
         max_epochs=3,
         batch_size=16,
@@ -210,6 +214,8 @@ class PairClassifier(LabelOutputs, PairEstimator):
         self.pooling = pooling
         self.head = head
         self.head_init = head_init
+        self.loss = loss
+        self.finetune = finetune
         self.lr = lr
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -261,7 +267,7 @@ class PairRegressor(NumberOutputs, PairEstimator):
         Whether logits are the mean over both orders, so that (a, b) and (b, a) are the same
         pair.
     {pooling}
-    head : {"linear"}, Linear or MLPHead, default="linear"
+    head : {"linear", "native"}, Linear, MLPHead or NativeHead, default="linear"
         What maps the vector of a pair to logits: ``"linear"`` is ``Linear(dropout=0.1)``,
         ``Linear(activation="relu")`` puts a ReLU before it, ``MLPHead()`` a hidden layer.
     head_init : {"probe", "random"}, default="probe"
@@ -269,6 +275,7 @@ class PairRegressor(NumberOutputs, PairEstimator):
         vectors that the frozen backbone gives for at most 10,000 training pairs and takes its
         weights (LP-FT, Kumar et al. 2022, arXiv:2202.10054), scaled down to its held-out loss
         and by half again. ``"random"`` draws weights from N(0, 0.02) with zero bias.
+    {finetune}
     {optimisation}
     {long_text}
     {max_batch_tokens}
@@ -315,6 +322,7 @@ class PairRegressor(NumberOutputs, PairEstimator):
         pooling="auto",
         head="linear",
         head_init="probe",
+        finetune="full",
         lr=None,
         max_epochs=3,
         batch_size=16,
@@ -344,6 +352,7 @@ class PairRegressor(NumberOutputs, PairEstimator):
         self.pooling = pooling
         self.head = head
         self.head_init = head_init
+        self.finetune = finetune
         self.lr = lr
         self.max_epochs = max_epochs
         self.batch_size = batch_size

@@ -28,13 +28,15 @@ class TransformerSequenceClassifier(LabelOutputs, TransformerEstimator):
     ----------
     {backbone}
     {pooling}
-    head : {"linear"}, Linear or MLPHead, default="linear"
+    head : {"linear", "native"}, Linear, MLPHead or NativeHead, default="linear"
         What maps the pooled vector to logits. ``"linear"`` means ``Linear(dropout=0.1)``.
     head_init : {"probe", "random"}, default="probe"
         Start of the head's last layer. ``"probe"`` fits a regularised logistic regression on
         the frozen backbone's pooled vectors of at most 10,000 training texts and takes its
         weights (LP-FT, Kumar et al. 2022, arXiv:2202.10054), scaled down to its held-out loss
         and by half again. ``"random"`` draws weights from N(0, 0.02) with zero bias.
+    {class_loss}
+    {finetune}
     {optimisation}
     {long_text}
     {max_batch_tokens}
@@ -76,6 +78,8 @@ class TransformerSequenceClassifier(LabelOutputs, TransformerEstimator):
         pooling="auto",
         head="linear",
         head_init="probe",
+        loss="auto",
+        finetune="full",
         lr=None,
         max_epochs=3,
         batch_size=16,
@@ -103,6 +107,8 @@ class TransformerSequenceClassifier(LabelOutputs, TransformerEstimator):
         self.pooling = pooling
         self.head = head
         self.head_init = head_init
+        self.loss = loss
+        self.finetune = finetune
         self.lr = lr
         self.max_epochs = max_epochs
         self.batch_size = batch_size

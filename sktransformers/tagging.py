@@ -28,15 +28,21 @@ from sktransformers.inputs.targets import class_coding
 from sktransformers.inputs.word_encoding import WordEncoder
 from sktransformers.inputs.words import Sentences, as_sentences
 from sktransformers.metrics import span_f1_score, spans, word_accuracy_score
-from sktransformers.modules import crf
-from sktransformers.modules.losses import (
-    CRFLoss,
-    CrossEntropy,
-    count_correct,
-    count_correct_paths,
-)
+from sktransformers.modules import crf, losses
 from sktransformers.modules.model import TaggingConfig, TaggingModel
-from sktransformers.specs import CRF, DEFAULT_BACKBONE, Linear, MLPHead, Windows, named
+from sktransformers.specs import (
+    CLASS_LOSSES,
+    CRF,
+    DEFAULT_BACKBONE,
+    HEADS,
+    WINDOWS,
+    CrossEntropy,
+    Linear,
+    MLPHead,
+    NativeHead,
+    Windows,
+    named,
+)
 from sktransformers.training.probe import logistic_probe
 
 
@@ -87,7 +93,7 @@ class TokenTagger(TransformerEstimator):
         Which of a word's pieces stands for it: the first, the last, or their mean or maximum.
     self_attention : bool, default=False
         Whether one more layer of self-attention stands between backbone and head.
-    head : {"linear"}, Linear, MLPHead or CRF, default="linear"
+    head : {"linear", "native"}, Linear, MLPHead, NativeHead or CRF, default="linear"
         What maps the vector of a word to logits. ``"linear"`` means ``Linear(dropout=0.1)``.
     crf : bool or "auto", default="auto"
         Whether the tags of a sentence are scored together; True is short for
@@ -98,6 +104,8 @@ class TokenTagger(TransformerEstimator):
         the vectors that the frozen backbone gives for about 10,000 training words and takes
         its weights (LP-FT, Kumar et al. 2022, arXiv:2202.10054), scaled down to its held-out
         loss and by half again. ``"random"`` draws weights from N(0, 0.02) with zero bias.
+    {class_loss}
+    {finetune}
     {optimisation}
     max_length : int, default=None
         Tokens that the backbone reads at once, special tokens included. None means what it
@@ -146,7 +154,8 @@ class TokenTagger(TransformerEstimator):
         "tokenize": [StrOptions({"whitespace", "regex"}), callable, None],
         "subword": [StrOptions({"first", "mean", "last", "max"})],
         "self_attention": ["boolean"],
-        "head": [StrOptions({"linear"}), Linear, MLPHead, CRF],
+        "head": [StrOptions(set(HEADS)), Linear, MLPHead, NativeHead, CRF],
+        "loss": [StrOptions({"auto", *CLASS_LOSSES}), *CLASS_LOSSES.values()],
         "crf": ["boolean", StrOptions({"auto"})],
         "long_text": [StrOptions({"window"}), Windows],
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -162,6 +171,8 @@ class TokenTagger(TransformerEstimator):
         head="linear",
         crf="auto",
         head_init="probe",
+        loss="auto",
+        finetune="full",
         lr=None,
         max_epochs=3,
         batch_size=16,
@@ -192,6 +203,8 @@ class TokenTagger(TransformerEstimator):
         self.head = head
         self.crf = crf
         self.head_init = head_init
+        self.loss = loss
+        self.finetune = finetune
         self.lr = lr
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -408,7 +421,7 @@ class TokenTagger(TransformerEstimator):
 
     def _head(self) -> Any:
         if isinstance(self.crf, str):
-            return named(self.head)
+            return named(self.head, HEADS)
         if self.crf and isinstance(self.head, str):
             return CRF()
         if bool(self.crf) != isinstance(self.head, CRF):
@@ -416,11 +429,11 @@ class TokenTagger(TransformerEstimator):
                 f"crf={self.crf} and head={self.head!r} contradict each other: crf=True is "
                 f"short for head=CRF()."
             )
-        return named(self.head)
+        return named(self.head, HEADS)
 
     def _check_options(self) -> Any:
         options = super()._check_options()
-        if named(self.long_text).max_windows is not None:
+        if named(self.long_text, WINDOWS).max_windows is not None:
             raise ValueError(
                 "long_text: Windows(max_windows=...) would leave words of a long sentence "
                 "without a tag; a TokenTagger reads all windows."
@@ -492,10 +505,13 @@ class TokenTagger(TransformerEstimator):
             model.crf.constrain(*coding.forbidden)
         return model
 
-    def _objective(self, model: Any) -> tuple[Any, dict[str, Any]]:
+    def _loss(self) -> Any:
+        return CrossEntropy() if self.loss == "auto" else named(self.loss, CLASS_LOSSES)
+
+    def _objective(self, model: Any, loss: Any) -> tuple[Any, dict[str, Any]]:
         if model.config.crf:
-            return CRFLoss(), {"accuracy": count_correct_paths}
-        return CrossEntropy(), {"accuracy": count_correct}
+            return losses.CRFLoss(), {"accuracy": losses.count_correct_paths}
+        return losses.CrossEntropy(), {"accuracy": losses.count_correct}
 
     def _fit_probe(
         self,
@@ -508,7 +524,7 @@ class TokenTagger(TransformerEstimator):
         return logistic_probe(vectors, values, weights, len(coding.tags), rng)
 
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> WordEncoder:
-        return WordEncoder(tokenizer, max_length, named(self.long_text).stride)
+        return WordEncoder(tokenizer, max_length, named(self.long_text, WINDOWS).stride)
 
     def _spans(self, tags: list[Any]) -> list[tuple[int, int, str]]:
         if self.metric_ == "span_f1":

@@ -3,8 +3,7 @@ from itertools import chain, pairwise, product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from seqeval.scheme import BILOU, IOB2, IOBES, Entities
 from torchcrf import CRF
 

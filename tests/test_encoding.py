@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from conftest import make_texts, make_tokenizer
 from families import FAMILIES
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from sklearn.pipeline import make_pipeline
 from tokenizers import Tokenizer
 from tokenizers.models import BPE

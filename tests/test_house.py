@@ -14,14 +14,14 @@ TASK = ("_docs", "estimator", "outputs", *BELOW)
 # What each room, or file beside the rooms, may import of the package.
 ALLOWED = {
     "_docs": (),
-    "specs": (),
+    "specs": ("specs",),
     "datasets": (),
     "modules": ("modules",),
     "inputs": ("inputs",),
     "training": ("specs", "modules", "inputs.batching", "training"),
     "inference": ("modules", "inputs.batching", "inference"),
     "estimator": BELOW,
-    "outputs": ("inputs", "modules.losses", "training.probe"),
+    "outputs": ("specs", "inputs", "modules.losses", "training.probe"),
     "metrics": ("inputs",),
     "sequence": TASK,
     "pair": TASK,

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_tokenizer
 from families import FAMILIES
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from test_encoding import TEXTS, make, recorded
 from tokenizers import Tokenizer
 from tokenizers.models import BPE

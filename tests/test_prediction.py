@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_texts
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sktransformers import estimator
 from sktransformers.inference import predictor as predictors

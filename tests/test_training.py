@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import NO_DROPOUT, make_texts, make_tokenizer, save_tiny_bert
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, EpochTimer, Freezer
@@ -19,13 +18,11 @@ from transformers import AutoModel
 from sktransformers import AdamW, Backbone, BatchHistory, Linear
 from sktransformers.inputs.targets import validation_rows
 from sktransformers.modules.losses import CrossEntropy, count_correct
-from sktransformers.training.optimizers import (
-    SCHEDULES,
-    build_optimizer,
-    default_lr,
-    schedule_factor,
-    warmup_steps,
-)
+from sktransformers.specs import SCHEDULES as SPECS
+from sktransformers.training.optimizers import build_optimizer, default_lr
+from sktransformers.training.schedules import schedule_factor, warmup_steps
+
+SCHEDULES = ("linear", "cosine", "constant")
 
 WEIGHTS = np.random.default_rng(0).uniform(0.2, 3.0, 48)
 
@@ -207,7 +204,7 @@ def test_update_is_that_of_the_paper():
     spec = AdamW(betas=(0.8, 0.95), eps=1e-4)
     lr, head_lr, decay = 0.01, 0.05, 0.3
     optimizer = build_optimizer(model, spec, lr=lr, head_lr=head_lr, weight_decay=decay)
-    factor = schedule_factor("linear", 9, 3)
+    factor = schedule_factor(SPECS["linear"](), 9, 3)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     rng = np.random.default_rng(0)
     w = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
@@ -294,7 +291,7 @@ def test_clipping(make_still, texts, labels, max_grad_norm):
 
 def test_schedules_by_hand():
     def factors(name, n, warmup):
-        return [schedule_factor(name, n, warmup)(t) for t in range(n)]
+        return [schedule_factor(SPECS[name](), n, warmup)(t) for t in range(n)]
 
     assert factors("linear", 4, 0) == [1, 0.75, 0.5, 0.25]
     assert factors("linear", 6, 2) == pytest.approx([1 / 3, 2 / 3, 1, 0.75, 0.5, 0.25])
@@ -308,7 +305,7 @@ def test_schedules_by_hand():
 @given(name=st.sampled_from(SCHEDULES), n_steps=st.integers(1, 200), warmup=st.floats(0, 0.99))
 def test_no_step_is_wasted(name, n_steps, warmup):
     n_warmup = warmup_steps(warmup, n_steps)
-    factor = schedule_factor(name, n_steps, n_warmup)
+    factor = schedule_factor(SPECS[name](), n_steps, n_warmup)
     values = [factor(t) for t in range(n_steps)]
     assert all(0 < value <= 1 for value in values)
     assert values[: n_warmup + 1] == sorted(values[: n_warmup + 1])
@@ -327,7 +324,7 @@ def test_learning_rate_of_each_step(make_clf, texts, labels, schedule, warmup):
     clf = make_clf(
         schedule=schedule, warmup=warmup, lr=2e-3, head_init="random", callbacks=[BatchHistory()]
     ).fit(texts, labels)
-    factor = schedule_factor(schedule, 12, 3)  # 48 texts in batches of 8, twice
+    factor = schedule_factor(SPECS[schedule](), 12, 3)  # 48 texts in batches of 8, twice
     rates = [step["lr"] for step in steps_of(clf)]
     assert rates == pytest.approx([2e-3 * factor(t) for t in range(12)])
     assert [row["lr"] for row in clf.history_] == [rates[5], rates[11]]

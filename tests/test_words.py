@@ -9,8 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sklearn.utils import _safe_indexing
 
 from sktransformers.inputs.tags import TagCoding, check_tags, find_tags, positions

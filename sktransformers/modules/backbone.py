@@ -1,6 +1,7 @@
 """What the package has to know of a pretrained model, whatever its family."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -73,3 +74,123 @@ def used_parameters(backbone: PreTrainedModel) -> set[str]:
     backbone.zero_grad(set_to_none=True)
     backbone.train(was_training)
     return used
+
+
+class Parts(NamedTuple):
+    """What a backbone consists of, from the input to the output.
+
+    Parameters
+    ----------
+    below : dict of str to Parameter
+        Embeddings, and whatever else the blocks read or share.
+    blocks : list of Module
+        The layers, the lowest first.
+    above : dict of str to Parameter
+        What comes behind the last block, such as a final norm.
+    """
+
+    below: dict[str, nn.Parameter]
+    blocks: list[nn.Module]
+    above: dict[str, nn.Parameter]
+
+
+# Share of the blocks' parameters that may lie between blocks, outside of all of them: the
+# convolution of a large DeBERTa does, but XLM's layers are taken apart throughout.
+_MOST_BETWEEN = 0.25
+
+
+def parts(backbone: PreTrainedModel) -> Parts:
+    """Find embeddings, blocks and final norm, whatever the family calls them.
+
+    The blocks are the outermost list of like modules with the most parameters. What else has
+    parameters is above them if it runs after the last of them, else below; which it is, two
+    tokens tell that go through the backbone.
+
+    Raises
+    ------
+    ValueError
+        If the layers are no list of blocks.
+    """
+    name = type(backbone).__name__
+    blocks = max(_block_lists(backbone), key=_n_parameters, default=[])
+    if not blocks:
+        raise ValueError(f"No list of blocks was found in the backbone {name}.")
+    inside = {id(module) for block in blocks for module in block.modules()}
+    owners: dict[str, nn.Module] = {
+        path: module
+        for path, module in backbone.named_modules()
+        if id(module) not in inside and next(module.parameters(recurse=False), None) is not None
+    }
+    seen = _first_calls(backbone, blocks, owners)
+    between = [module for path, module in owners.items() if seen.get(path) == "between"]
+    if sum(map(_own_size, between)) > _MOST_BETWEEN * _n_parameters(blocks):
+        raise ValueError(
+            f"The layers of the backbone {name} are no list of blocks: too much of them lies "
+            f"outside of {type(blocks[0]).__name__}."
+        )
+    below, above = {}, {}
+    for path, module in owners.items():
+        where = above if seen.get(path) == "above" else below
+        for name, parameter in module.named_parameters(recurse=False):
+            where[f"{path}.{name}" if path else name] = parameter
+    return Parts(below, blocks, above)
+
+
+def _block_lists(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Outermost lists of modules of one type."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            blocks = [
+                block
+                for entry in child
+                for block in (entry if isinstance(entry, nn.ModuleList) else [entry])
+            ]
+            if blocks and len({type(block) for block in blocks}) == 1:
+                yield blocks
+                continue
+        yield from _block_lists(child)
+
+
+def _first_calls(
+    backbone: PreTrainedModel, blocks: list[nn.Module], owners: dict[str, nn.Module]
+) -> dict[str, str]:
+    """Whether modules run below, between or above the blocks."""
+    begun, ended, seen = False, False, {}
+
+    def begin(*_: Any) -> None:
+        nonlocal begun
+        begun = True
+
+    def end(*_: Any) -> None:
+        nonlocal ended
+        ended = True
+
+    def record(path: str) -> Any:
+        def called(*_: Any) -> None:
+            seen.setdefault(path, "above" if ended else "between" if begun else "below")
+
+        return called
+
+    hooks = [blocks[0].register_forward_pre_hook(begin), blocks[-1].register_forward_hook(end)]
+    hooks += [
+        module.register_forward_pre_hook(record(path)) for path, module in owners.items() if path
+    ]
+    was_training = backbone.training
+    backbone.eval()
+    ids = torch.tensor([[0, 1]], device=backbone.device)
+    try:
+        with torch.no_grad():
+            token_vectors(backbone, ids, torch.ones_like(ids))
+    finally:
+        backbone.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _n_parameters(modules: list[nn.Module]) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def _own_size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters(recurse=False))

@@ -1,14 +1,9 @@
-"""Parameter groups, optimizer and schedule."""
-
-import math
-from collections.abc import Callable
+"""Parameter groups and optimizer."""
 
 import torch
 from torch import nn
 
 from sktransformers.specs import AdamW
-
-SCHEDULES = ("linear", "cosine", "constant")
 
 
 def default_lr(width: int) -> float:
@@ -47,35 +42,3 @@ def build_optimizer(
         eps=spec.eps,
         fused=True,
     )
-
-
-def warmup_steps(warmup: float, n_steps: int) -> int:
-    """Number of warm-up steps; a float below one is a share of all steps."""
-    return round(warmup * n_steps) if warmup < 1 else int(warmup)
-
-
-def schedule_factor(name: str, n_steps: int, n_warmup: int) -> Callable[[int], float]:
-    r"""Factor on the learning rate at step t = 0, 1, ..., n_steps - 1.
-
-    With W warm-up steps, the factor is :math:`(t + 1) / (W + 1)` for t < W. With
-    :math:`p = (t - W) / (n - W)` from there on it is
-
-    - linear: :math:`1 - p`,
-    - cosine: :math:`(1 + \cos(\pi p)) / 2` (Loshchilov and Hutter 2017, arXiv:1608.03983),
-    - constant: 1.
-
-    No step of training has a factor of zero.
-    """
-    after: dict[str, Callable[[float], float]] = {
-        "linear": lambda p: 1.0 - p,
-        "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p)),
-        "constant": lambda p: 1.0,
-    }
-    decay = after[name]
-
-    def factor(step: int) -> float:
-        if step < n_warmup:
-            return (step + 1) / (n_warmup + 1)
-        return decay(min(1.0, (step - n_warmup) / max(1, n_steps - n_warmup)))
-
-    return factor

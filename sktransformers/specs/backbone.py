@@ -1,0 +1,70 @@
+"""The pretrained model."""
+
+from sktransformers.specs.spec import Spec
+
+DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+class Backbone(Spec):
+    """A pretrained model, where its name alone does not say enough.
+
+    Parameters
+    ----------
+    name : str, path or PreTrainedModel, default="sentence-transformers/all-MiniLM-L6-v2"
+        Id on the Hugging Face hub, directory, or a loaded model. A loaded model is
+        copied and never trained in place; it keeps its own data type and attention kernel.
+    tokenizer : str, path or tokenizer, default=None
+        Where the tokenizer comes from; None means from the same place as the model.
+    revision : str, default=None
+        Branch, tag or commit of the hub repository. None means its main branch.
+    token : str or bool, default=None
+        Access token for private repositories; True means the one that
+        ``hf auth login`` stored. A token given as text shows in the repr and in pickles.
+    dtype : str, default="float32"
+        Data type of the weights, by the name torch gives it.
+    attn_implementation : str, default=None
+        Attention kernel, as in ``from_pretrained``: ``"eager"``, ``"sdpa"``,
+        ``"flash_attention_2"``. None leaves the choice to transformers.
+    trust_remote_code : bool, default=False
+        Whether code that lies in the hub repository may run on this machine.
+    pretrained : bool, default=True
+        False takes the architecture and the tokenizer but random weights, for comparison.
+
+    Examples
+    --------
+    >>> from sktransformers import Backbone
+    >>> Backbone("FacebookAI/xlm-roberta-base", attn_implementation="sdpa").revision is None
+    True
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "name": "no_validation",
+        "tokenizer": "no_validation",
+        "revision": [str, None],
+        "token": [str, "boolean", None],
+        "dtype": [str],
+        "attn_implementation": [str, None],
+        "trust_remote_code": ["boolean"],
+        "pretrained": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        name=DEFAULT_BACKBONE,
+        *,
+        tokenizer=None,
+        revision=None,
+        token=None,
+        dtype="float32",
+        attn_implementation=None,
+        trust_remote_code=False,
+        pretrained=True,
+    ):
+        self.name = name
+        self.tokenizer = tokenizer
+        self.revision = revision
+        self.token = token
+        self.dtype = dtype
+        self.attn_implementation = attn_implementation
+        self.trust_remote_code = trust_remote_code
+        self.pretrained = pretrained
