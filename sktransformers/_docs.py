@@ -17,9 +17,10 @@ pooling : {"auto", "cls", "mean", "max", "last", "attention"}, default="auto"
     tokenizer has one, else the last token.
 """,
     "class_loss": """
-loss : {"auto", "cross_entropy", "focal"}, CrossEntropy or FocalLoss, default="auto"
-    What training minimises. ``"auto"`` is the cross-entropy; the objects hold options such as
-    label smoothing, and the classes of soft targets.
+loss : {"auto", "cross_entropy", "focal", "binary_cross_entropy"} or object, default="auto"
+    What training minimises. ``"auto"`` is the cross-entropy, and for an indicator matrix y the
+    binary cross-entropy; objects (`CrossEntropy`, `FocalLoss`, `BinaryCrossEntropy`) hold
+    options such as label smoothing, the classes of soft targets, and weights of labels.
 """,
     "finetune": """
 finetune : {"full", "head"}, int, GradualUnfreezing, LoRA or BitFit, default="full"
@@ -31,7 +32,8 @@ finetune : {"full", "head"}, int, GradualUnfreezing, LoRA or BitFit, default="fu
 lr : float, default=None
     Peak learning rate of the backbone. None means
     ``2e-4 * (384 / hidden_size) ** 2``, at least 1e-5 and at most 1e-3: 2e-4 for the
-    default backbone, 5e-5 for one as wide as BERT-base. The value used is ``lr_``.
+    default backbone, 5e-5 for one as wide as BERT-base; with LoRA and BitFit ten times
+    that. The value used is ``lr_``.
 max_epochs : int, default=3
     Passes over the training rows.
 batch_size : int, default=16
@@ -100,7 +102,10 @@ history_ : list of dict
 n_iter_ : int
     Epochs trained.
 lr_ : float
-    Peak learning rate that was used.
+    Peak learning rate of the backbone that was used.
+n_blocks_, n_parameters_, n_trained_parameters_ : int
+    Blocks of the backbone, parameters of the model, and how many of them ``fit`` trained;
+    ``summary()`` has them part by part.
 max_length_ : int
     Length that texts are cut to.
 net_ : skorch.NeuralNet
@@ -118,7 +123,8 @@ long_text : {"truncate", "window"} or Windows, default="truncate"
     "class_weight": """
 class_weight : dict, "balanced" or None, default=None
     Weight of each class in the loss and in the probe, on top of ``sample_weight``.
-    ``"balanced"`` makes all classes weigh the same in sum.
+    ``"balanced"`` makes all classes weigh the same in sum. A row of soft targets weighs what
+    its classes weigh on average; for an indicator matrix there is `BinaryCrossEntropy`.
 """,
     "table": """
 n_features_in_ : int

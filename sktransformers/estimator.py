@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
@@ -23,7 +24,11 @@ from sktransformers.inputs.encoding import Counts, private_tokenizer
 from sktransformers.inputs.targets import Targets, check_weights, validation_rows
 from sktransformers.inputs.windows import WindowPlan
 from sktransformers.modules.backbone import hidden_size, position_limit
+from sktransformers.modules.model import probe_vectors
+from sktransformers.modules.native import labels_of
+from sktransformers.modules.summary import ModelSummary, summarise
 from sktransformers.specs import (
+    AVERAGES,
     HEADS,
     OPTIMIZERS,
     SCHEDULES,
@@ -41,6 +46,7 @@ from sktransformers.specs import (
     named,
 )
 from sktransformers.training import loading, optimizers, runtime, schedules
+from sktransformers.training.averaging import AverageWeights
 from sktransformers.training.callbacks import (
     EpochHistory,
     KeepBest,
@@ -49,8 +55,11 @@ from sktransformers.training.callbacks import (
     ValidationScore,
     check_callbacks,
 )
+from sktransformers.training.finder import RangeTest, check_range
 from sktransformers.training.net import EncodedDataset, FineTuningNet
 from sktransformers.training.probe import probe_rows
+from sktransformers.training.strategies import BeginEpoch, Strategy, strategy_of
+from sktransformers.training.vocabulary import compacted
 
 try:  # scikit-learn >= 1.9
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -113,6 +122,12 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
     A task fills in the hooks at the end of this class.
     """
 
+    # The model with the head of the backbone's family, the parameters that this head decides,
+    # and those that a fine-tuned checkpoint is read with.
+    _native_model: ClassVar[Any]
+    _native_choices: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    _checkpoint_parameters: ClassVar[dict[str, Any]] = {}
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "backbone": "no_validation",
         "finetune": [
@@ -165,8 +180,9 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         X : array-like of shape (n_samples,), (n_samples, 1) or (n_samples, 2)
             What the class reads, one a row, in a list, tuple, array, Series or table: texts
             (one column), pairs of texts (two columns or tuples), or lists of words.
-        y : array-like of shape (n_samples,)
-            Targets: a label or number a row, or a list of tags.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Targets: a label or number a row, or a list of tags; for several labels a row an
+            indicator matrix of 0 and 1, sparse or not.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each row in the loss and in the probe. Rows of weight zero are dropped
             before anything else.
@@ -208,9 +224,14 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                     "max_length_": earlier.max_length_,
                 }
             fitted |= coding.attributes
+            strategy = strategy_of(self.finetune)
+            strategy.prepare(fitted["model_"])
             probe = earlier is None and self.head_init == "probe"
-            net = self._train(options, fitted, train, validation, coding, probe, rng, given)
+            net = self._train(
+                options, fitted, strategy, train, validation, coding, probe, rng, given
+            )
         model = fitted["model_"]
+        fitted |= _counts(model, strategy.finish())
         model.eval()
         model.zero_grad(set_to_none=True)
 
@@ -225,12 +246,17 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
     def _check_options(self) -> Options:
         """Check what can be checked without the data."""
         backbone = loading.as_backbone(self.backbone)
+        if isinstance(self.finetune, bool):  # an int to Python
+            raise ValueError(f"The 'finetune' parameter is no boolean. Got {self.finetune}.")
         head, loss = self._head(), self._loss()
         optimizer, schedule = named(self.optimizer, OPTIMIZERS), named(self.schedule, SCHEDULES)
         windows = None if self.long_text == "truncate" else named(self.long_text, WINDOWS)
         for spec in (backbone, self.finetune, head, loss, optimizer, schedule, windows):
             if isinstance(spec, Spec):
                 spec._validate_params()
+        if isinstance(head, NativeHead):
+            self._check_native(windows)
+        optimizers.resolve_optimizer(optimizer)
         check_callbacks(self.callbacks or [])
         device = runtime.resolve_device(self.device)
         precision = runtime.resolve_precision(self.precision, device)
@@ -238,6 +264,22 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         return Options(
             backbone, self.finetune, head, loss, optimizer, schedule, device, precision, seed
         )
+
+    def _check_native(self, windows: Any) -> None:
+        """Check that nothing is asked for that the head of a family does not do."""
+        for name, choices in self._native_choices.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(
+                    f'{name}={value!r} and head="native" contradict each other: the head of the '
+                    f"backbone's family goes with {name}={' or '.join(map(repr, choices))} only."
+                )
+        if windows is not None and windows.pooling != "mean":
+            raise ValueError(
+                f'long_text with pooling={windows.pooling!r} and head="native" contradict each '
+                f"other: the head of the backbone's family gives logits of each window, and their "
+                f"mean is taken."
+            )
 
     def _head(self) -> Any:
         """The head that the parameters ask for."""
@@ -260,28 +302,50 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _build(self, options: Options, coding: Any) -> dict[str, Any]:
         """Load the backbone, put a head on it, prepare the tokenizer."""
-        loaded = loading.load(options.backbone, verbose=bool(self.verbose))
+        names, native = coding.names, isinstance(options.head, NativeHead)
+        if native:
+            loaded = self._load_native(options.backbone, names)
+        else:
+            loaded = loading.load(options.backbone, verbose=bool(self.verbose))
         max_length = self._resolve_max_length(loaded)
         tokenizer = private_tokenizer(loaded.tokenizer)
-        names = coding.names
-        head = options.head._layers()
-        model = self._make_model(
-            loaded.backbone,
-            loaded.pooling,
-            coding,
-            backbone_config=loaded.backbone.config,
-            id2label=dict(enumerate(names)),
-            label2id={name: i for i, name in enumerate(names)},
-            **{f"head_{name}": value for name, value in head.items()},
-        )
+        if native:
+            model = self._make_native(loaded.native)
+            model.start_last_layer()
+        else:
+            model = self._make_model(
+                loaded.backbone,
+                loaded.pooling,
+                coding,
+                backbone_config=loaded.backbone.config,
+                id2label=dict(enumerate(names)),
+                label2id={name: i for i, name in enumerate(names)},
+                **{f"head_{name}": value for name, value in options.head._layers().items()},
+            )
+        model.config.problem_type = coding.problem_type
         if self.verbose:
             print(
-                f"New {type(options.head).__name__.lower()} head on "
+                f"New {type(options.head).__name__.lower().removesuffix('head')} head on "
                 f"{loading.label(options.backbone)}: "
                 f"{model.num_parameters() - loaded.backbone.num_parameters()} parameters, "
                 f"started {'from a probe' if self.head_init == 'probe' else 'at random'}."
             )
         return {"model_": model, "tokenizer_": tokenizer, "max_length_": max_length}
+
+    def _load_native(self, backbone: Backbone, names: list[str] | None) -> loading.Loaded:
+        auto = self._native_model.auto
+        return loading.load_native(backbone, auto, names, verbose=bool(self.verbose))
+
+    def _make_native(self, native: Any) -> Any:
+        """The model around one of the transformers library."""
+        names = labels_of(native.config)
+        config = self._native_model.config_class(
+            backbone_config=native.config,
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+            **self._native_config(),
+        )
+        return self._native_model(config, native)
 
     def _resolve_max_length(self, loaded: loading.Loaded) -> int:
         limit = position_limit(loaded.backbone)
@@ -299,6 +363,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         self,
         options: Options,
         fitted: dict[str, Any],
+        strategy: Strategy,
         train: Data,
         validation: Data | None,
         coding: Any,
@@ -313,10 +378,12 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         counts.warn(fitted["max_length_"])
         if probe:
             self._start_from_probe(model, encoded, train.targets, coding, encoder.pad_id, rng)
-        lr = float(self.lr or optimizers.default_lr(hidden_size(model.backbone.config)))
+        lr = self.lr or strategy.lr_factor * optimizers.default_lr(
+            hidden_size(model.backbone.config)
+        )
         n_batches = -(-len(encoded) // self.batch_size)
         n_steps = n_batches * self.max_epochs
-        criterion, metrics = self._objective(model, options.loss)
+        criterion, metrics = self._objective(model, options.loss, coding)
         split = None
         if validation is not None:
             split = predefined_split(
@@ -329,11 +396,11 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                 optimizers.build_optimizer,
                 spec=options.optimizer,
                 lr=lr,
-                head_lr=options.optimizer.head_lr or 10 * lr,
+                head_lr=options.optimizer.head_lr or 10 * lr / strategy.lr_factor,
                 weight_decay=self.weight_decay,
             ),
             schedule=schedules.schedule_factor(
-                options.schedule, n_steps, schedules.warmup_steps(self.warmup, n_steps)
+                options.schedule, n_steps, schedules.warmup_steps(self.warmup, n_steps), n_batches
             ),
             metrics=metrics,
             pad_id=encoder.pad_id,
@@ -341,7 +408,11 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
             max_grad_norm=options.optimizer.max_grad_norm,
             autocast_dtype=options.precision,
             rng=rng,
-            default_callbacks=self._callbacks(fitted, validation, n_batches, n_steps, given),
+            set_modes=strategy.set_modes,
+            default_callbacks=[
+                ("strategy", BeginEpoch(strategy)),
+                *self._callbacks(options, fitted, validation, n_batches, n_steps, given),
+            ],
             callbacks=copy.deepcopy(list(self.callbacks or [])),
             train_split=split,
             batch_size=self.batch_size,
@@ -349,7 +420,10 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
             device=options.device,
             verbose=0,
         )
-        return net.fit(_dataset(encoded, train.targets))
+        ids = np.append(encoded.sequences.flat, fitted["tokenizer_"].all_special_ids)
+        small = options.backbone.compact_vocabulary
+        with compacted(net, ids, bool(self.verbose)) if small else nullcontext():
+            return net.fit(_dataset(encoded, train.targets))
 
     def _start_from_probe(
         self,
@@ -363,17 +437,22 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         """Give the head the weights of a linear model on the frozen backbone's vectors."""
         rows = probe_rows(targets.sizes, rng)
         model.eval()
-        encode, decide = model.probe_stages()
-        vectors = self._predictor(model, pad_id).rows(
-            encode, decide, encoded.take(rows), model.unit
+        predictor, some = self._predictor(model, pad_id), encoded.take(rows)
+        vectors = probe_vectors(
+            model, lambda encode, decide: predictor.rows(encode, decide, some, model.unit)
         )
         targets = targets.take(rows)
         coef, intercept = self._fit_probe(
             vectors.astype(np.float64), flat(targets.values), flat(targets.weights), coding, rng
         )
+        out = model.head.out
+        if out.bias is None:  # as good as an intercept where vectors are near their mean
+            mean = vectors.mean(axis=0, dtype=np.float64)
+            coef = coef + np.outer(intercept, mean / max(mean @ mean, np.finfo(float).tiny))
         with torch.no_grad():
-            model.head.out.weight.copy_(torch.from_numpy(coef))
-            model.head.out.bias.copy_(torch.from_numpy(intercept))
+            out.weight.copy_(torch.from_numpy(coef))
+            if out.bias is not None:
+                out.bias.copy_(torch.from_numpy(intercept))
 
     def _given_validation(self, X_val: Any, y_val: Any, coding: Any) -> Data | None:
         if (X_val is None) != (y_val is None):
@@ -389,6 +468,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _callbacks(
         self,
+        options: Options,
         fitted: dict[str, Any],
         validation: Data | None,
         n_batches: int,
@@ -396,7 +476,12 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         data: dict[str, Any],
     ) -> list[tuple[str, Any]]:
         """Callbacks of skorch that run before the user's."""
-        callbacks: list[tuple[str, Any]] = [("history", EpochHistory())]
+        callbacks: list[tuple[str, Any]] = []
+        average = named(options.optimizer.averaging, AVERAGES)
+        if average is not None:  # first: the others are to see it
+            callbacks.append(("average", AverageWeights(average, n_steps)))
+        callbacks.append(("history", EpochHistory()))
+        monitor, sign = "train_loss", -1
         if validation is not None:
             monitor, sign = "valid_loss", -1
             if self.scoring != "loss":
@@ -404,12 +489,14 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
                 view = copy.copy(self)  # fitted with the weights of the moment
                 view.__dict__.update(fitted)
                 view._set_features(data["X"])
+                y = view._scored_y(validation.y)
                 score = partial(
-                    check_scoring(view, scoring=self.scoring), view, validation.given, validation.y
+                    check_scoring(view, scoring=self.scoring), view, validation.given, y
                 )
                 callbacks.append(("score", ValidationScore(score)))
             keep = KeepBest(monitor, sign, self.n_iter_no_change, self.tol)
             callbacks.append(("best", keep))
+        callbacks.append(("plateau", schedules.TellPlateau(monitor, sign)))
         if hasattr(self, "_init_callback_context"):
             root = self._init_callback_context(max_subtasks=self.max_epochs)
             hooks = {"estimator": self, "reconstruction_attributes": fitted, **data}
@@ -417,6 +504,130 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         if self.verbose:
             callbacks.append(("progress", Progress(n_steps, lines=self.verbose > 1)))
         return callbacks
+
+    def find_lr(self, X, y, sample_weight=None, *, lr_min=1e-7, lr_max=1.0, n_steps=100):
+        """Learning rate range test (Smith 2017, arXiv:1506.01186).
+
+        A model is built and started as in ``fit``, and trained while the learning rate of the
+        backbone grows exponentially from batch to batch; that of the head keeps its proportion
+        to it. The loss first hardly moves, then falls, and rises when steps become too large.
+        Training ends early when the running mean of the loss is four times its smallest. The
+        estimator itself stays as it is, fitted or not.
+
+        Parameters
+        ----------
+        X, y, sample_weight : array-like
+            As in ``fit``.
+        lr_min, lr_max : float, default=1e-7, 1.0
+            Learning rate of the backbone in the first and in the last step.
+        n_steps : int, default=100
+            Number of steps. Batches are drawn again when all have been seen.
+
+        Returns
+        -------
+        curve : LearningRateCurve
+            ``lrs``, ``losses``, ``smoothed`` losses, and as ``suggestion`` the rate at which these
+            fall fastest; ``plot()`` draws them.
+
+        Examples
+        --------
+        >>> curve = clf.find_lr(X, y)  # doctest: +SKIP
+        >>> clf.set_params(lr=curve.suggestion).fit(X, y)  # doctest: +SKIP
+        """
+        self._validate_params()
+        check_range(lr_min, lr_max, n_steps)
+        optimizer = copy.copy(named(self.optimizer, OPTIMIZERS))
+        optimizer.averaging = None
+        view = copy.copy(self)
+        view.__dict__.update(
+            max_epochs=n_steps,  # a batch each, if there is but one
+            optimizer=optimizer,
+            schedule="constant",
+            warmup=0,
+            early_stopping=False,
+            warm_start=False,
+            callbacks=[("range_test", RangeTest(lr_min, lr_max, n_steps))],
+            random_state=copy.deepcopy(self.random_state),
+            verbose=0,
+        )
+        if hasattr(view, "set_callbacks"):  # scikit-learn's
+            view.set_callbacks()
+        view.fit(X, y, sample_weight)
+        return dict(view.net_.callbacks_)["range_test"].curve()
+
+    def summary(self) -> ModelSummary:
+        """Parameters of the fitted model, part by part, and what of them ``fit`` trained.
+
+        Returns
+        -------
+        summary : ModelSummary
+            Prints as a table; ``n_blocks``, ``n_parameters``, ``n_trained`` and ``parts`` hold
+            the numbers. They are attributes of the fitted estimator too.
+
+        Examples
+        --------
+        >>> clf.fit(X, y).summary()  # doctest: +SKIP
+        """
+        check_is_fitted(self)
+        return self._summary
+
+    @classmethod
+    def from_pretrained(cls, name, **params):
+        """Estimator that predicts with a fine-tuned checkpoint as it is.
+
+        Its logits are those of the transformers library's own model for the task. ``fit``
+        starts over with a new last layer; with ``warm_start=True`` it goes on.
+
+        Parameters
+        ----------
+        name : str, path, Backbone or PreTrainedModel
+            The checkpoint: an id on the Hugging Face hub, a directory, a `Backbone` with
+            options, or a loaded model with its head.
+        **params
+            Parameters of the estimator but for ``backbone`` and ``head``, which are ``name`` and
+            ``"native"``.
+
+        Returns
+        -------
+        estimator : object
+            As after ``fit``, without ``lr_`` and ``net_``. Labels are the names that the
+            checkpoint has for its outputs (``id2label``), as str; like those of ``fit`` they
+            are sorted, and the outputs with them. Numbers come as the checkpoint gives them.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint cannot be loaded, has no trained head, or one for another task.
+        """
+        estimator = cls(**{**cls._checkpoint_parameters, **params, "backbone": name})
+        if "head" in params and not isinstance(named(params["head"], HEADS), NativeHead):
+            raise ValueError(
+                f"from_pretrained keeps the head of the checkpoint: leave out "
+                f"head={params['head']!r}."
+            )
+        estimator.set_params(head="native")
+        estimator._validate_params()
+        options = estimator._check_options()
+        loaded = estimator._load_native(options.backbone, None)
+        config = loaded.native.config
+        names = labels_of(config)
+        coding = estimator._checkpoint_coding(
+            names, config.problem_type, loading.label(options.backbone)
+        )
+        model = estimator._make_native(loaded.native)
+        if len(names) > 1:
+            model.reorder([names.index(name) for name in coding.names])
+        model.to(options.device).eval()
+        estimator.__dict__.update(
+            coding.attributes,
+            model_=model,
+            tokenizer_=private_tokenizer(loaded.tokenizer),
+            max_length_=estimator._resolve_max_length(loaded),
+            history_=[],
+            n_iter_=0,
+            **_counts(model, ()),
+        )
+        return estimator
 
     # -------------------------------------------------------------- predict
 
@@ -505,11 +716,29 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         raise NotImplementedError
 
     def _make_coding(self, y: np.ndarray, weights: np.ndarray, earlier: Any) -> Any:
-        """Coding of y: ``encode`` gives `Targets`, ``attributes`` what to set after fit."""
+        """Coding of y: ``encode`` gives `Targets`, ``attributes`` what to set after fit.
+
+        ``names`` and ``problem_type`` go into the model's configuration.
+        """
         raise NotImplementedError
+
+    def _scored_y(self, y: Any) -> Any:
+        """y as a scorer reads it."""
+        return y
 
     def _make_model(self, backbone: Any, pooling: str, coding: Any, **config: Any) -> Any:
         """The model around a backbone, which was trained with some pooling."""
+        raise NotImplementedError
+
+    def _native_config(self) -> dict[str, Any]:
+        """What the parameters say of the configuration of ``_native_model``."""
+        raise NotImplementedError
+
+    def _checkpoint_coding(self, names: list[str], problem_type: str | None, name: str) -> Any:
+        """Coding of what a checkpoint predicts, whose outputs have these names.
+
+        Its own names are the same in the order of its outputs.
+        """
         raise NotImplementedError
 
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> Any:
@@ -521,7 +750,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         raise NotImplementedError
 
     def _objective(
-        self, model: Any, loss: Any
+        self, model: Any, loss: Any, coding: Any
     ) -> tuple[torch.nn.Module, dict[str, Callable[..., Any]]]:
         """The loss, and sums for the history."""
         raise NotImplementedError
@@ -568,6 +797,16 @@ def _dataset(encoded: Encoded, targets: Targets) -> EncodedDataset:
     return EncodedDataset(encoded, targets.values, weights)
 
 
+def _counts(model: Any, trained: Collection[str]) -> dict[str, Any]:
+    summary = summarise(model, trained)
+    return {
+        "_summary": summary,
+        "n_blocks_": summary.n_blocks,
+        "n_parameters_": summary.n_parameters,
+        "n_trained_parameters_": summary.n_trained,
+    }
+
+
 def _epoch_row(row: dict[str, Any], earlier_epochs: int) -> dict[str, Any]:
     shown = {
         name: value
@@ -586,4 +825,4 @@ def _cpu_copy(model: torch.nn.Module) -> torch.nn.Module:
         if isinstance(tensor, torch.nn.Parameter):
             there = torch.nn.Parameter(there, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = there
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(model, memo).to("cpu")  # in training the vocabulary is not in the memo

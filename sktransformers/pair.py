@@ -21,6 +21,7 @@ from sktransformers.inputs.pairs import as_pairs
 from sktransformers.modules.backbone import uses_token_types
 from sktransformers.modules.interaction import WIDTHS
 from sktransformers.modules.model import PairConfig, PairModel, SequenceConfig, SequenceModel
+from sktransformers.modules.native import NativeSequenceModel
 from sktransformers.modules.pooling import POOLINGS
 from sktransformers.outputs import LabelOutputs, NumberOutputs
 from sktransformers.specs import DEFAULT_BACKBONE, Linear
@@ -35,6 +36,12 @@ class PairEstimator(TransformerEstimator):
         "symmetric": ["boolean"],
         "pooling": [StrOptions({"auto", *POOLINGS})],
     }
+    _native_model = NativeSequenceModel
+    _native_choices: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "interaction": ("cross",),
+        "pooling": ("auto",),
+    }
+    _checkpoint_parameters: ClassVar[dict[str, Any]] = {"interaction": "cross"}
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -64,6 +71,9 @@ class PairEstimator(TransformerEstimator):
         if self.interaction == "cross":
             return SequenceModel(SequenceConfig(**config), backbone)
         return PairModel(PairConfig(interaction=self.interaction, **config), backbone)
+
+    def _native_config(self) -> dict[str, Any]:
+        return {"pooling": "native", "symmetric": self.symmetric}
 
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> PairEncoder:
         joined = not isinstance(model, PairModel)
@@ -147,7 +157,8 @@ class PairClassifier(LabelOutputs, PairEstimator):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Sorted labels; the order of the columns of ``predict_proba``.
+        Sorted labels; the order of the columns of ``predict_proba``. If y was an indicator
+        matrix, the names of its columns, or their numbers.
     {attributes}
     n_features_in_ : int
         2, only if X was a table.

@@ -107,3 +107,100 @@ class HistoryDisplay:
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+class LearningRateDisplay:
+    """Losses of a learning rate range test.
+
+    Parameters
+    ----------
+    lrs : ndarray of shape (n_steps,)
+        Learning rates.
+    losses : ndarray of shape (n_steps,)
+        Loss at each of them.
+    smoothed : ndarray of shape (n_steps,)
+        Means over neighbouring steps.
+    suggestion : float or None, default=None
+        Learning rate to mark.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the curves, after ``plot``.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+    points_ : matplotlib Line2D
+        The losses.
+    line_ : matplotlib Line2D
+        The smoothed losses.
+    suggestion_ : matplotlib Line2D or None
+        The mark.
+
+    Examples
+    --------
+    >>> curve = estimator.find_lr(X, y)  # doctest: +SKIP
+    >>> curve.plot()  # doctest: +SKIP
+    """
+
+    def __init__(self, lrs: Any, losses: Any, *, smoothed: Any, suggestion: float | None = None):
+        self.lrs = lrs
+        self.losses = losses
+        self.smoothed = smoothed
+        self.suggestion = suggestion
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **kwargs: Any
+    ) -> "LearningRateDisplay":
+        """Run the range test of an estimator and draw it.
+
+        Parameters
+        ----------
+        estimator : estimator instance
+            Estimator of this package; it need not be fitted, and is left as it is.
+        X : array-like
+            Rows to train on.
+        y : array-like
+            Their targets.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **kwargs : dict
+            Passed to ``Axes.plot`` for the smoothed losses.
+
+        Returns
+        -------
+        display : LearningRateDisplay
+        """
+        return estimator.find_lr(X, y).plot(ax=ax, **kwargs)
+
+    def plot(self, *, ax: Any = None, **kwargs: Any) -> "LearningRateDisplay":
+        """Draw the losses, their means and the suggestion.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **kwargs : dict
+            Passed to ``Axes.plot`` for the smoothed losses.
+
+        Returns
+        -------
+        self : LearningRateDisplay
+        """
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots()
+        (self.points_,) = ax.plot(
+            self.lrs, self.losses, ".", color="grey", alpha=0.5, label="loss of a batch"
+        )
+        (self.line_,) = ax.plot(self.lrs, self.smoothed, **{"label": "smoothed", **kwargs})
+        self.suggestion_ = None
+        if self.suggestion is not None:
+            self.suggestion_ = ax.axvline(
+                self.suggestion, ls="--", color="black", label=f"lr={self.suggestion:.2g}"
+            )
+        ax.set(xlabel="learning rate", ylabel="loss", xscale="log")
+        ax.legend()
+        self.ax_, self.figure_ = ax, ax.figure
+        return self

@@ -10,6 +10,7 @@ from sktransformers.estimator import TransformerEstimator, window_plan, window_p
 from sktransformers.inputs.encoding import TextEncoder
 from sktransformers.inputs.validation import as_texts
 from sktransformers.modules.model import SequenceConfig, SequenceModel
+from sktransformers.modules.native import NativeSequenceModel
 from sktransformers.modules.pooling import POOLINGS
 from sktransformers.outputs import LabelOutputs
 from sktransformers.specs import DEFAULT_BACKBONE
@@ -46,7 +47,8 @@ class TransformerSequenceClassifier(LabelOutputs, TransformerEstimator):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Sorted labels; the order of the columns of ``predict_proba``.
+        Sorted labels; the order of the columns of ``predict_proba``. If y was an indicator
+        matrix, the names of its columns, or their numbers.
     {attributes}
     {table}
 
@@ -70,6 +72,8 @@ class TransformerSequenceClassifier(LabelOutputs, TransformerEstimator):
         **LabelOutputs._parameter_constraints,
         "pooling": [StrOptions({"auto", *POOLINGS})],
     }
+    _native_model = NativeSequenceModel
+    _native_choices: ClassVar[dict[str, tuple[Any, ...]]] = {"pooling": ("auto",)}
 
     def __init__(
         self,
@@ -146,6 +150,9 @@ class TransformerSequenceClassifier(LabelOutputs, TransformerEstimator):
             ),
             backbone,
         )
+
+    def _native_config(self) -> dict[str, Any]:
+        return {"pooling": "native"}
 
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> TextEncoder:
         return TextEncoder(tokenizer, max_length, window_plan(self.long_text))

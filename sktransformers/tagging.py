@@ -30,13 +30,15 @@ from sktransformers.inputs.words import Sentences, as_sentences
 from sktransformers.metrics import span_f1_score, spans, word_accuracy_score
 from sktransformers.modules import crf, losses
 from sktransformers.modules.model import TaggingConfig, TaggingModel
+from sktransformers.modules.native import NativeTaggingModel
 from sktransformers.specs import (
-    CLASS_LOSSES,
     CRF,
     DEFAULT_BACKBONE,
     HEADS,
+    TAG_LOSSES,
     WINDOWS,
     CrossEntropy,
+    FocalLoss,
     Linear,
     MLPHead,
     NativeHead,
@@ -98,13 +100,16 @@ class TokenTagger(TransformerEstimator):
     crf : bool or "auto", default="auto"
         Whether the tags of a sentence are scored together; True is short for
         ``head=CRF(constraints="auto")``. ``"auto"`` does so where the tags mark spans (BIO,
-        BIOES), if ``head`` is left as it is.
+        BIOES), if ``head`` and ``loss`` are left as they are.
     head_init : {"probe", "random"}, default="probe"
         Start of the head's last layer. ``"probe"`` fits a regularised logistic regression on
         the vectors that the frozen backbone gives for about 10,000 training words and takes
         its weights (LP-FT, Kumar et al. 2022, arXiv:2202.10054), scaled down to its held-out
         loss and by half again. ``"random"`` draws weights from N(0, 0.02) with zero bias.
-    {class_loss}
+    loss : {"auto", "cross_entropy", "focal"}, CrossEntropy or FocalLoss, default="auto"
+        What training minimises. ``"auto"`` is the cross-entropy of each word's tag or, with a
+        CRF, that of the whole sequence of tags, beside which there is no other; the objects hold
+        options such as label smoothing.
     {finetune}
     {optimisation}
     max_length : int, default=None
@@ -155,10 +160,16 @@ class TokenTagger(TransformerEstimator):
         "subword": [StrOptions({"first", "mean", "last", "max"})],
         "self_attention": ["boolean"],
         "head": [StrOptions(set(HEADS)), Linear, MLPHead, NativeHead, CRF],
-        "loss": [StrOptions({"auto", *CLASS_LOSSES}), *CLASS_LOSSES.values()],
+        "loss": [StrOptions({"auto", *TAG_LOSSES}), *TAG_LOSSES.values()],
         "crf": ["boolean", StrOptions({"auto"})],
         "long_text": [StrOptions({"window"}), Windows],
         "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+    _native_model = NativeTaggingModel
+    _native_choices: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "subword": ("first", "last"),
+        "self_attention": (False,),
+        "crf": ("auto", False),
     }
 
     def __init__(
@@ -422,7 +433,7 @@ class TokenTagger(TransformerEstimator):
     def _head(self) -> Any:
         if isinstance(self.crf, str):
             return named(self.head, HEADS)
-        if self.crf and isinstance(self.head, str):
+        if self.crf and self.head == "linear":
             return CRF()
         if bool(self.crf) != isinstance(self.head, CRF):
             raise ValueError(
@@ -438,7 +449,22 @@ class TokenTagger(TransformerEstimator):
                 "long_text: Windows(max_windows=...) would leave words of a long sentence "
                 "without a tag; a TokenTagger reads all windows."
             )
+        if isinstance(options.loss, CrossEntropy) and options.loss.classes is not None:
+            raise ValueError(
+                "loss=CrossEntropy(classes=...) is for a matrix of probabilities, but y of a "
+                "TokenTagger holds lists of tags; leave classes out."
+            )
+        if isinstance(options.head, CRF):
+            self._require_own_loss()
         return options
+
+    def _require_own_loss(self) -> None:
+        if self.loss != "auto":
+            raise ValueError(
+                f"loss={self.loss!r} scores tags one by one, but a CRF (crf={self.crf!r}, "
+                f"head={self.head!r}) scores those of a sentence together and has a loss of its "
+                f'own: leave loss="auto", or pass crf=False and another head.'
+            )
 
     def _check_X(self, X: Any, name: str = "X") -> Sequence[list[str]]:
         return as_sentences(X, self.tokenize, name).words
@@ -468,10 +494,13 @@ class TokenTagger(TransformerEstimator):
         ).factors
         if earlier is not None:
             model = earlier.model_
+            if model.config.crf:
+                self._require_own_loss()
             return TagCoding(tags, factors, model.config.crf, _constraints(model))
         scheme = scheme_of(tags.tolist())
         head = self._head()
-        if isinstance(self.crf, str) and isinstance(self.head, str) and scheme is not None:
+        left_open = isinstance(self.crf, str) and self.head == "linear" and self.loss == "auto"
+        if left_open and scheme is not None:
             head = CRF()
         if not isinstance(head, CRF):
             return TagCoding(tags, factors)
@@ -506,12 +535,15 @@ class TokenTagger(TransformerEstimator):
         return model
 
     def _loss(self) -> Any:
-        return CrossEntropy() if self.loss == "auto" else named(self.loss, CLASS_LOSSES)
+        return CrossEntropy() if self.loss == "auto" else named(self.loss, TAG_LOSSES)
 
-    def _objective(self, model: Any, loss: Any) -> tuple[Any, dict[str, Any]]:
+    def _objective(self, model: Any, loss: Any, coding: Any) -> tuple[Any, dict[str, Any]]:
         if model.config.crf:
             return losses.CRFLoss(), {"accuracy": losses.count_correct_paths}
-        return losses.CrossEntropy(), {"accuracy": losses.count_correct}
+        if isinstance(loss, FocalLoss):
+            return losses.Focal(float(loss.gamma)), {"accuracy": losses.count_correct}
+        smoothing = float(loss.label_smoothing)
+        return losses.CrossEntropy(smoothing), {"accuracy": losses.count_correct}
 
     def _fit_probe(
         self,
@@ -522,6 +554,16 @@ class TokenTagger(TransformerEstimator):
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
         return logistic_probe(vectors, values, weights, len(coding.tags), rng)
+
+    def _native_config(self) -> dict[str, Any]:
+        return {"subword": self.subword}
+
+    def _checkpoint_coding(
+        self, names: list[str], problem_type: str | None, name: str
+    ) -> TagCoding:
+        if len(set(names)) < len(names):
+            raise ValueError(f"{name} gives several of its outputs the same name: {names}.")
+        return TagCoding(np.array(sorted(names)), np.ones(len(names)))
 
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> WordEncoder:
         return WordEncoder(tokenizer, max_length, named(self.long_text, WINDOWS).stride)

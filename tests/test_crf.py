@@ -14,10 +14,18 @@ from sktransformers.modules.losses import CRFLoss
 
 SHAPES = [([1], 1), ([1, 1], 3), ([4, 2, 7], 2), ([3, 9, 9, 1, 5], 5), ([30, 12, 1, 25] * 4, 17)]
 shapes = pytest.mark.parametrize("lengths, n_tags", SHAPES)
-# Both ways of summing have to pass: with no room at all, the exact one is always taken.
-rooms = pytest.mark.parametrize("room", [crf._ROOM, -700.0], ids=["fast", "exact"])
+# All ways of summing have to pass: with no room at all, the exact one is always taken.
+ways = pytest.mark.parametrize("way", ["tiny", "short", "fast", "exact"])
 BIO = ["O", "B-x", "I-x", "B-y", "I-y"]
 BIOES = ["O", "B-x", "I-x", "E-x", "S-x"]
+
+
+def take(way, monkeypatch):
+    """Keep to one way of summing, as far as sentences allow it."""
+    if way != "tiny":
+        monkeypatch.setattr(crf, "_is_tiny", lambda output: False)
+        monkeypatch.setattr(crf, "_SHORT", 10**6 if way == "short" else 0)
+        monkeypatch.setattr(crf, "_ROOM", -700.0 if way == "exact" else crf._ROOM)
 
 
 def make(lengths, n_tags, scale=2.0, dtype=torch.float64, masks=(None, None, None), seed=0):
@@ -85,13 +93,13 @@ def by_hand(output):
         yield float(total), probabilities, list(max(scores, key=scores.__getitem__))
 
 
-@rooms
+@ways
 @shapes
 @pytest.mark.parametrize("seed", [0, 1])
 def test_likelihood_gradients_and_paths_are_those_of_pytorch_crf(
-    lengths, n_tags, seed, room, monkeypatch
+    lengths, n_tags, seed, way, monkeypatch
 ):
-    monkeypatch.setattr(crf, "_ROOM", room)
+    take(way, monkeypatch)
     layer, emissions, lengths, tags = make(lengths, n_tags, seed=seed)
     other = peer(layer)
     rectangle, mask = padded(emissions, lengths, filler=123.0)
@@ -116,11 +124,11 @@ def test_likelihood_gradients_and_paths_are_those_of_pytorch_crf(
     assert [path.tolist() for path in paths] == other.decode(rectangle, mask)
 
 
-@rooms
+@ways
 @pytest.mark.parametrize("constrained", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_all_results_are_those_of_listing_all_paths(constrained, scale, room, monkeypatch):
-    monkeypatch.setattr(crf, "_ROOM", room)
+def test_all_results_are_those_of_listing_all_paths(constrained, scale, way, monkeypatch):
+    take(way, monkeypatch)
     for seed, (lengths, n_tags) in enumerate([([1], 1), ([3, 0, 1, 5], 3), ([2, 6, 6], 3)]):
         masks = illegal_at_random(n_tags, seed) if constrained else (None, None, None)
         layer, emissions, lengths, _ = make(lengths, n_tags, scale, masks=masks, seed=seed)
@@ -146,10 +154,10 @@ def test_the_score_of_a_path_is_the_sum_of_its_parts():
     assert layer.start.grad.sum() == layer.end.grad.sum() == layer.transitions.grad.sum() == 2
 
 
-@rooms
+@ways
 @pytest.mark.parametrize("constrained", [False, True])
-def test_gradcheck(constrained, room, monkeypatch):
-    monkeypatch.setattr(crf, "_ROOM", room)
+def test_gradcheck(constrained, way, monkeypatch):
+    take(way, monkeypatch)
     masks = illegal_at_random(3, 0) if constrained else (None, None, None)
     layer, emissions, lengths, _ = make([4, 0, 1, 2], 3, masks=masks)
     tags = torch.full((7,), 2)
@@ -167,14 +175,16 @@ def test_gradcheck(constrained, room, monkeypatch):
     assert torch.autograd.gradcheck(run, inputs)
 
 
-def test_second_derivatives_are_refused_and_not_wrong():
+@pytest.mark.parametrize("way", ["short", "fast"])
+def test_second_derivatives_are_refused_and_not_wrong(way, monkeypatch):
+    take(way, monkeypatch)
     layer, emissions, lengths, tags = make([3], 2)
     found = crf.log_likelihood(layer(emissions, lengths), tags)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         torch.autograd.grad(found.sum(), layer.start, create_graph=True)
 
 
-@rooms
+@ways
 @settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(0, 12), max_size=6),
@@ -184,12 +194,12 @@ def test_second_derivatives_are_refused_and_not_wrong():
     seed=st.integers(0, 1000),
 )
 def test_marginals_sum_to_one_and_nothing_illegal_happens(
-    room, lengths, n_tags, scale, constrained, seed
+    way, lengths, n_tags, scale, constrained, seed
 ):
     masks = illegal_at_random(n_tags, seed) if constrained else (None, None, None)
     layer, emissions, lengths, _ = make(lengths, n_tags, scale, torch.float32, masks, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crf, "_ROOM", room)
+        take(way, patch)
         output = layer(emissions.requires_grad_(), lengths)
         probabilities = crf.marginals(output)
         path = crf.viterbi(output)
@@ -289,19 +299,31 @@ def test_scores_too_far_apart_for_the_fast_sums_are_summed_exactly(scale, monkey
     layer, emissions, lengths, tags = make([9, 4], 4, scale, masks=illegal_at_random(4, 0))
     tags = torch.full_like(tags, 3)
     outputs = []
-    for room in (crf._ROOM, -700.0):
-        monkeypatch.setattr(crf, "_ROOM", room)
+    for way in ("tiny", "short", "fast", "exact"):
+        take(way, monkeypatch)
         layer.zero_grad()
         found = crf.log_likelihood(layer(emissions, lengths), tags)
         found.sum().backward()
         outputs.append([found.detach(), *(p.grad.clone() for p in layer.parameters())])
-    for fast, exact in zip(*outputs):
-        torch.testing.assert_close(fast, exact)
+    for *others, exact in zip(*outputs):
+        for other in others:
+            torch.testing.assert_close(other, exact)
 
 
-@rooms
-def test_a_tag_that_cannot_be_reached_does_no_harm(room, monkeypatch):
-    monkeypatch.setattr(crf, "_ROOM", room)
+@pytest.mark.parametrize(("scale", "stays"), [(2.0, True), (1e3, False)])
+def test_sentences_side_by_side_whose_sums_vanish_are_summed_otherwise(scale, stays):
+    layer, emissions, lengths, tags = make([9, 4, 0, 32], 4, scale)
+    output = layer(emissions, lengths)
+    assert (crf._short(output, tags, False) is not None) == stays
+    long = layer(torch.zeros(33, 4), torch.tensor([33]))
+    assert crf._short(long, None, False) is None
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        crf.log_likelihood(output, torch.full_like(tags, 4))
+
+
+@ways
+def test_a_tag_that_cannot_be_reached_does_no_harm(way, monkeypatch):
+    take(way, monkeypatch)
     masks = np.zeros(3, bool), np.zeros((3, 3), bool), np.zeros(3, bool)
     masks[0][1] = True
     masks[1][:, 1] = True

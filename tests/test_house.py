@@ -18,7 +18,7 @@ ALLOWED = {
     "datasets": (),
     "modules": ("modules",),
     "inputs": ("inputs",),
-    "training": ("specs", "modules", "inputs.batching", "training"),
+    "training": ("specs", "modules", "inputs.batching", "plotting", "training"),
     "inference": ("modules", "inputs.batching", "inference"),
     "estimator": BELOW,
     "outputs": ("specs", "inputs", "modules.losses", "training.probe"),

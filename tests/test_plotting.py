@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from sktransformers.plotting import HistoryDisplay
+from sktransformers.plotting import HistoryDisplay, LearningRateDisplay
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +37,23 @@ def test_errors(make_clf):
         HistoryDisplay.from_estimator(make_clf())
     with pytest.raises(ValueError, match=r"'f1' is not in the history.*train_loss"):
         HistoryDisplay([{"epoch": 1, "train_loss": 1.0}], metric="f1").plot()
+
+
+def test_learning_rates(make_clf, texts, labels):
+    curve = make_clf().find_lr(texts, labels, lr_min=1e-5, lr_max=1e-1, n_steps=9)
+    _, ax = plt.subplots()
+    display = curve.plot(ax=ax, color="green")
+    assert display.ax_ is ax and display.figure_ is ax.figure and ax.get_xscale() == "log"
+    for line, values in ((display.points_, curve.losses), (display.line_, curve.smoothed)):
+        assert list(line.get_xdata()) == list(curve.lrs)
+        assert list(line.get_ydata()) == list(values)
+    assert display.line_.get_color() == "green"
+    if curve.suggestion is not None:
+        assert display.suggestion_.get_xdata()[0] == curve.suggestion
+    again = LearningRateDisplay.from_estimator(make_clf(), texts, labels)
+    assert 50 < len(again.lrs) <= 100
+
+
+def test_learning_rates_without_a_suggestion():
+    display = LearningRateDisplay([0.1, 1.0], [1, 2], smoothed=[1, 2]).plot()
+    assert display.suggestion_ is None

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,9 @@ from sktransformers import AdamW, Backbone, BatchHistory, Linear
 from sktransformers.inputs.targets import validation_rows
 from sktransformers.modules.losses import CrossEntropy, count_correct
 from sktransformers.specs import SCHEDULES as SPECS
-from sktransformers.training.optimizers import build_optimizer, default_lr
-from sktransformers.training.schedules import schedule_factor, warmup_steps
-
-SCHEDULES = ("linear", "cosine", "constant")
+from sktransformers.training.net import FineTuningNet
+from sktransformers.training.optimizers import build_optimizer
+from sktransformers.training.schedules import schedule_factor
 
 WEIGHTS = np.random.default_rng(0).uniform(0.2, 3.0, 48)
 
@@ -204,7 +204,7 @@ def test_update_is_that_of_the_paper():
     spec = AdamW(betas=(0.8, 0.95), eps=1e-4)
     lr, head_lr, decay = 0.01, 0.05, 0.3
     optimizer = build_optimizer(model, spec, lr=lr, head_lr=head_lr, weight_decay=decay)
-    factor = schedule_factor(SPECS["linear"](), 9, 3)
+    factor = schedule_factor(SPECS["linear"](), 9, 3, 3)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     rng = np.random.default_rng(0)
     w = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
@@ -286,55 +286,47 @@ def test_clipping(make_still, texts, labels, max_grad_norm):
     np.testing.assert_allclose(clipped, expected, rtol=1e-4)
 
 
-# ---------------------------------------------------------------------- schedule
+class GradientsBefore(Callback):
+    def __init__(self):
+        self.norms = []
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        norms = [p.grad.norm() for _, p in named_parameters if p.grad is not None]
+        self.norms.append(float(torch.stack(norms).norm()))
 
 
-def test_schedules_by_hand():
-    def factors(name, n, warmup):
-        return [schedule_factor(SPECS[name](), n, warmup)(t) for t in range(n)]
+@pytest.mark.parametrize("max_grad_norm", [0.05, 1.0, 1e6])
+@pytest.mark.parametrize("way", ["fused", "not fused", "float64"])
+def test_clipping_is_torchs(make_still, texts, labels, monkeypatch, max_grad_norm, way):
+    def by_torch(self):
+        return nn.utils.clip_grad_norm_(self.module_.parameters(), max_grad_norm), nullcontext()
 
-    assert factors("linear", 4, 0) == [1, 0.75, 0.5, 0.25]
-    assert factors("linear", 6, 2) == pytest.approx([1 / 3, 2 / 3, 1, 0.75, 0.5, 0.25])
-    assert factors("constant", 4, 1) == [0.5, 1, 1, 1]
-    assert factors("cosine", 4, 0) == pytest.approx(
-        [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]
-    )
-    assert factors("linear", 3, 10) == pytest.approx([1 / 11, 2 / 11, 3 / 11])  # never done
+    def build(self, *args, **kwargs):
+        initialize(self, *args, **kwargs)
+        assert self.optimizer_._step_supports_amp_scaling  # else nothing is tested
+        if way == "not fused":
+            self.optimizer_._step_supports_amp_scaling = False
+        return self
 
+    def fit():
+        return make_still(
+            "float64" if way == "float64" else "float32",
+            optimizer=AdamW(max_grad_norm=max_grad_norm, eps=1e-3),
+            max_epochs=1,
+            head_init="random",
+            callbacks=[("before", GradientsBefore()), BatchHistory()],
+        ).fit(texts, labels)
 
-@given(name=st.sampled_from(SCHEDULES), n_steps=st.integers(1, 200), warmup=st.floats(0, 0.99))
-def test_no_step_is_wasted(name, n_steps, warmup):
-    n_warmup = warmup_steps(warmup, n_steps)
-    factor = schedule_factor(SPECS[name](), n_steps, n_warmup)
-    values = [factor(t) for t in range(n_steps)]
-    assert all(0 < value <= 1 for value in values)
-    assert values[: n_warmup + 1] == sorted(values[: n_warmup + 1])
-    assert values[n_warmup:] == sorted(values[n_warmup:], reverse=True)
-    if n_warmup < n_steps:
-        assert values[n_warmup] == 1.0
-
-
-def test_warmup_is_a_share_or_a_number():
-    assert [warmup_steps(w, 50) for w in (0.0, 0, 0.1, 0.5, 1, 7, 90)] == [0, 0, 5, 25, 1, 7, 90]
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("warmup", [0.25, 3])
-def test_learning_rate_of_each_step(make_clf, texts, labels, schedule, warmup):
-    clf = make_clf(
-        schedule=schedule, warmup=warmup, lr=2e-3, head_init="random", callbacks=[BatchHistory()]
-    ).fit(texts, labels)
-    factor = schedule_factor(SPECS[schedule](), 12, 3)  # 48 texts in batches of 8, twice
-    rates = [step["lr"] for step in steps_of(clf)]
-    assert rates == pytest.approx([2e-3 * factor(t) for t in range(12)])
-    assert [row["lr"] for row in clf.history_] == [rates[5], rates[11]]
-
-
-def test_learning_rate_of_a_width(make_clf, texts, labels):
-    rates = [default_lr(width) for width in (32, 384, 768, 1024, 4096)]
-    assert rates == pytest.approx([1e-3, 2e-4, 5e-5, 2.8125e-5, 1e-5])
-    assert make_clf(lr=None, max_epochs=1).fit(texts, labels).lr_ == 1e-3
-    assert make_clf(lr=3e-5, max_epochs=1).fit(texts, labels).lr_ == 3e-5
+    initialize = FineTuningNet.initialize_optimizer
+    monkeypatch.setattr(FineTuningNet, "initialize_optimizer", build)
+    clf = fit()
+    monkeypatch.setattr(FineTuningNet, "_clip", by_torch)
+    expected = fit()
+    for name, weight in weights_of(expected).items():
+        np.testing.assert_allclose(weights_of(clf)[name], weight, rtol=0, atol=1e-7, err_msg=name)
+    norms = [float(step["grad_norm"]) for step in steps_of(clf)]
+    np.testing.assert_allclose(norms, dict(clf.net_.callbacks_)["before"].norms, rtol=1e-4)
+    assert not hasattr(clf.net_.optimizer_, "grad_scale")
 
 
 # ---------------------------------------------------------------- early stopping

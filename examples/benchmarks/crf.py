@@ -153,7 +153,9 @@ def main():
                 ("16, one of 200", [*usual[:15], 200]),
                 ("32, one of 200", [*usual[:31], 200]),
                 ("one of 25 words", [25]),
-                ("16 of 3 words", [3] * 16),
+                ("16 of 1-6 words", rng.integers(1, 7, 16).tolist()),
+                *((f"16 of {n} words", [n] * 16) for n in (1, 2, 3, 4)),
+                *((f"one of {n} words", [n]) for n in (1, 3)),
             ]:
                 both = Sentences(lengths, n_tags)
                 runs = [getattr(both, f"{task}_{who}") for who in ("ours", "theirs")]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class TagCoding:
     factors: np.ndarray
     joint: bool = False
     forbidden: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    problem_type: ClassVar[None] = None
 
     @property
     def names(self) -> list[str]:

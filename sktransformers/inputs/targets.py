@@ -12,6 +12,9 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d
 from sktransformers.inputs.batching import Ragged, take
 from sktransformers.inputs.validation import describe, is_missing
 
+# How far a sum of probabilities may be from one; that of a float32 softmax is nearer.
+_MAX_EXCESS = 1e-6
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -65,6 +68,7 @@ class ClassCoding:
 
     classes: np.ndarray
     factors: np.ndarray
+    problem_type: ClassVar[str] = "single_label_classification"
 
     @property
     def names(self) -> list[str]:
@@ -78,8 +82,96 @@ class ClassCoding:
 
     def encode(self, labels: np.ndarray, weights: np.ndarray, name: str) -> Targets:
         """Targets of labels; a label that is no class is an error."""
+        if labels.ndim == 2:
+            raise ValueError(
+                f"{name} is a matrix of {labels.shape[1]} columns, but training was with one "
+                f"label a row."
+            )
         codes = _positions(labels, self.classes, name)
         return Targets(codes, weights * self.factors[codes], strata=codes)
+
+
+@dataclass(frozen=True)
+class SoftCoding(ClassCoding):
+    """Probabilities of classes, which are sorted.
+
+    Parameters
+    ----------
+    classes, factors
+        As in `ClassCoding`.
+    order : ndarray of shape (n_classes,)
+        The column of y that holds each class.
+    """
+
+    order: np.ndarray
+
+    def encode(self, labels: np.ndarray, weights: np.ndarray, name: str) -> Targets:
+        """Targets of a matrix of probabilities; its most probable class is a row's stratum."""
+        proba = labels[:, self.order]
+        weights = weights * (proba @ self.factors)
+        return Targets(proba.astype(np.float32), weights, strata=proba.argmax(axis=1))
+
+    def weighted(self, proba: np.ndarray) -> np.ndarray:
+        """Probabilities in proportion to themselves times the class weights."""
+        product = proba * self.factors
+        return product / product.sum(axis=1, keepdims=True)
+
+
+class Indicator(np.ndarray):
+    """A matrix of 0 and 1 (int8), a column a label, that knows the names of its columns.
+
+    Parameters
+    ----------
+    names : ndarray of shape (n_labels,) or None
+        None where y was no table.
+    """
+
+    names: np.ndarray | None
+
+    def __array_finalize__(self, other: Any) -> None:
+        self.names = getattr(other, "names", None)
+
+
+@dataclass(frozen=True)
+class IndicatorCoding:
+    """Labels of which a row has any number.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_labels,)
+        Name of each column, in their order; numbers from 0 where y was no table.
+    pos_weight : ndarray of shape (n_labels,) or None
+        Weight of each label where it is present; None means one.
+    """
+
+    classes: np.ndarray
+    pos_weight: np.ndarray | None
+    problem_type: ClassVar[str] = "multi_label_classification"
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each output."""
+        return [str(label) for label in self.classes.tolist()]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Fitted attributes of the estimator."""
+        return {"classes_": self.classes}
+
+    def encode(self, y: np.ndarray, weights: np.ndarray, name: str) -> Targets:
+        """Targets of an indicator matrix; other labels than those of training are an error."""
+        expected = f"training was with an indicator matrix of {len(self.classes)} labels"
+        if not isinstance(y, Indicator):
+            raise ValueError(f"{name} holds one label a row, but {expected}.")
+        if y.shape[1] != len(self.classes):
+            raise ValueError(f"{name} has {y.shape[1]} columns, but {expected}.")
+        trained, names = self.classes.tolist(), y.names
+        numbered = trained == list(range(len(trained)))
+        if names is not None and not numbered and names.tolist() != trained:
+            raise ValueError(
+                f"{name} has the columns {_some(names)}, but {expected}: {_some(self.classes)}."
+            )
+        return Targets(np.asarray(y), weights, np.zeros(len(y), np.int64))
 
 
 @dataclass(frozen=True)
@@ -95,6 +187,7 @@ class NumberCoding:
     mean: float
     scale: float
     names: ClassVar[list[str]] = ["y"]
+    problem_type: ClassVar[str] = "regression"
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -176,12 +269,180 @@ def check_labels(y: Any, n_samples: int, estimator_name: str, name: str = "y") -
     return labels
 
 
-def _one_a_row(y: Any, n_samples: int, estimator_name: str, name: str) -> np.ndarray:
-    """y as a one-dimensional array of n_samples entries, which are not looked at."""
+def n_columns(y: Any) -> int | None:
+    """Number of columns of a matrix, a table or a list of rows; None for anything else."""
+    shape = getattr(y, "shape", None)
+    if isinstance(shape, tuple):
+        return shape[1] if len(shape) == 2 else None
+    if not isinstance(y, (list, tuple)) or len(y) == 0:
+        return None
+    rows = all(isinstance(row, (list, tuple, np.ndarray)) and np.ndim(row) == 1 for row in y)
+    return max(map(len, y)) if rows else None
+
+
+def check_indicator(y: Any, n_samples: int, name: str = "y") -> Indicator:
+    """Which labels each row has, as a matrix of 0 and 1.
+
+    Parameters
+    ----------
+    y : array-like or sparse matrix of shape (n_samples, n_labels)
+        0 and 1 of any type.
+    n_samples : int
+        Number of rows of X.
+    name : str, default="y"
+        What messages call y.
+
+    Raises
+    ------
+    ValueError
+        If y is of another length than X, holds something else, or has two columns of one
+        name.
+    """
+    matrix, names = _as_matrix(y, n_samples, name)
+    if matrix.dtype.kind in "biuf":
+        good = (matrix == 0) | (matrix == 1)
+    else:
+        good = np.array([[not is_missing(v) and v in (0, 1) for v in row] for row in matrix])
+    if not good.all():
+        i, j = (int(k) for k in np.argwhere(~good)[0])
+        raise ValueError(
+            f"{name}[{i}, {j}] is {matrix[i].tolist()[j]!r}; a multi-label {name} is an indicator "
+            f"matrix of 0 and 1. If its rows are probabilities of classes, pass "
+            f"loss=CrossEntropy(classes=[...])."
+        )
+    found = matrix.astype(np.int8).view(Indicator)
+    found.names = names
+    return found
+
+
+def check_soft(
+    y: Any, n_samples: int, classes: np.ndarray, estimator_name: str, name: str = "y"
+) -> np.ndarray:
+    """Probabilities of classes as a matrix of float64, whose rows sum to one.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples, n_classes)
+        Probabilities. The columns of a table that is named by the classes may have any order.
+    n_samples : int
+        Number of rows of X.
+    classes : ndarray of shape (n_classes,)
+        Classes that the columns stand for.
+    estimator_name : str
+        For the message when y is missing altogether.
+    name : str, default="y"
+        What messages call y.
+
+    Raises
+    ------
+    ValueError
+        If y is None, of another shape, or a row holds no probabilities.
+    """
+    _require(y, estimator_name)
+    expected = (
+        f"loss=CrossEntropy(classes=...) expects a matrix of probabilities with {len(classes)} "
+        f"columns, one a class"
+    )
+    if n_columns(y) is None:
+        raise ValueError(f"{name} is one-dimensional; {expected}.")
+    matrix, names = _as_matrix(y, n_samples, name)
+    if matrix.shape[1] != len(classes):
+        raise ValueError(f"{name} has {matrix.shape[1]} columns; {expected}.")
+    if names is not None and set(names.tolist()) == set(classes.tolist()):
+        matrix = matrix[:, [names.tolist().index(label) for label in classes.tolist()]]
+    if matrix.dtype.kind not in "biuf":
+        for (i, j), value in np.ndenumerate(matrix):
+            if not isinstance(value, (Real, Decimal)) and not is_missing(value):
+                raise ValueError(f"{name}[{i}, {j}] is {describe(value)}; {expected}.")
+        matrix = np.where(np.vectorize(is_missing, otypes=[bool])(matrix), np.nan, matrix)
+    proba = matrix.astype(np.float64)
+    bad = ~np.isfinite(proba) | (proba < 0)
+    if bad.any():
+        i, j = (int(k) for k in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name}[{i}, {j}] is {float(proba[i, j])!r}, which is no probability; {expected}."
+        )
+    sums = proba.sum(axis=1)
+    wrong = np.flatnonzero(np.abs(sums - 1) > _MAX_EXCESS)
+    if len(wrong):
+        i = int(wrong[0])
+        raise ValueError(f"{name}[{i}] sums to {sums[i]:.7g}, not to one; {expected}.")
+    return proba / sums[:, None]
+
+
+def check_classes(classes: Any) -> np.ndarray:
+    """Classes of soft targets as an array.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two of them, or two are equal.
+    """
+    name = "classes of CrossEntropy"
+    found = _to_array(classes, name)
+    if found.ndim != 1 or len(found) < 2:
+        raise ValueError(f"{name} must be a list of at least two classes; got {classes!r}.")
+    _check_entries(found, name)
+    values, counts = np.unique(found, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"{name} names {values[counts > 1].tolist()[0]!r} more than once.")
+    return found
+
+
+def _as_matrix(y: Any, n_samples: int, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """y as a two-dimensional array, and the names of its columns where it has some."""
+    names = None
+    if hasattr(y, "column_names"):  # pyarrow
+        names, y = y.column_names, np.column_stack([c.to_numpy() for c in y.columns])
+    elif hasattr(y, "columns"):  # pandas, polars
+        names = list(y.columns)
+    elif hasattr(y, "toarray"):  # scipy
+        y = y.toarray()
+    elif isinstance(y, (list, tuple)):
+        for i, row in enumerate(y):
+            if len(row) != len(y[0]):
+                raise ValueError(
+                    f"{name}[{i}] has {len(row)} entries and {name}[0] {len(y[0])}; expected a "
+                    f"matrix with a column for each label. MultiLabelBinarizer of scikit-learn "
+                    f"makes one of lists of labels."
+                )
+    matrix = np.asarray(y)
+    if len(matrix) != n_samples:
+        raise _inconsistent(n_samples, len(matrix), name)
+    if matrix.shape[1] == 0:
+        raise ValueError(f"{name} has no columns.")
+    if names is None:
+        return matrix, None
+    if len(set(names)) < len(names):
+        twice = next(label for i, label in enumerate(names) if label in names[:i])
+        raise ValueError(f"{name} has two columns with the name {twice!r}.")
+    array = _to_array(names, name)
+    if array.ndim > 1:
+        array = _to_array([str(label) for label in names], name)
+    return matrix, array
+
+
+def _require(y: Any, estimator_name: str) -> None:
     if y is None:
         raise ValueError(
             f"This {estimator_name} estimator requires y to be passed, but the target y is None."
         )
+
+
+def _inconsistent(n_samples: int, n_targets: int, name: str) -> ValueError:
+    return ValueError(
+        f"Found input variables with inconsistent numbers of samples: "
+        f"X{name[1:]} has {n_samples} rows, {name} has {n_targets}."
+    )
+
+
+def _some(labels: np.ndarray) -> str:
+    return f"{labels.tolist()[:10]}{' ...' if len(labels) > 10 else ''}"
+
+
+def _one_a_row(y: Any, n_samples: int, estimator_name: str, name: str) -> np.ndarray:
+    """y as a one-dimensional array of n_samples entries, which are not looked at."""
+    _require(y, estimator_name)
     if hasattr(y, "to_pylist"):
         y = y.to_pylist()
     given = _to_array(y, name)
@@ -190,10 +451,7 @@ def _one_a_row(y: Any, n_samples: int, estimator_name: str, name: str) -> np.nda
     if given.ndim == 0:
         raise ValueError(f"{name} is a single value; expected one a row.")
     if len(given) != n_samples:
-        raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: "
-            f"X{name[1:]} has {n_samples} rows, {name} has {len(given)}."
-        )
+        raise _inconsistent(n_samples, len(given), name)
     return given
 
 
@@ -307,25 +565,106 @@ def class_coding(
     ValueError
         If a dict names no class of y, or a weight is negative or not a number.
     """
-    factors = np.ones(len(classes))
+    per_class: Any = None
     if isinstance(class_weight, str):
         codes = _positions(labels, classes, "y")
         per_class = np.bincount(codes, weights, minlength=len(classes))
+    return ClassCoding(classes, _class_factors(classes, class_weight, per_class))
+
+
+def soft_coding(
+    given: np.ndarray, class_weight: Any, proba: np.ndarray, weights: np.ndarray
+) -> SoftCoding:
+    """Coding of probabilities under a ``class_weight`` parameter.
+
+    Parameters
+    ----------
+    given : ndarray of shape (n_classes,)
+        Classes that the columns stand for.
+    class_weight : dict, "balanced" or None
+        As in `class_coding`; W_c sums the probability of the class, times the sample weights.
+    proba : ndarray of shape (n_rows, n_classes)
+        What `check_soft` gave.
+    weights : ndarray of shape (n_rows,)
+        Sample weights.
+    """
+    order = np.argsort(given)
+    classes = given[order]
+    factors = _class_factors(classes, class_weight, weights @ proba[:, order])
+    return SoftCoding(classes, factors, order)
+
+
+def _class_factors(classes: np.ndarray, class_weight: Any, per_class: np.ndarray) -> np.ndarray:
+    factors = np.ones(len(classes))
+    if isinstance(class_weight, str):
         present = per_class > 0
-        factors[present] = weights.sum() / (present.sum() * per_class[present])
+        factors[present] = per_class.sum() / (present.sum() * per_class[present])
     for label, weight in (class_weight if isinstance(class_weight, dict) else {}).items():
-        position = np.flatnonzero(classes == label)
-        if len(position) == 0:
+        factors[_known(label, classes, "class_weight")] = _factor(weight, label, "class_weight")
+    return factors
+
+
+def indicator_coding(
+    classes: np.ndarray, pos_weight: Any, y: Indicator, weights: np.ndarray
+) -> IndicatorCoding:
+    """Coding of labels under the ``pos_weight`` of a loss.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_labels,)
+        Names of the labels.
+    pos_weight : float, array-like of shape (n_labels,), dict, "balanced" or None
+        "balanced" gives a label the summed weight of the rows without it over that of the rows
+        with it; one where either are missing, and labels that a dict leaves out.
+    y : Indicator of shape (n_rows, n_labels)
+        The training rows.
+    weights : ndarray of shape (n_rows,)
+        Sample weights.
+
+    Raises
+    ------
+    ValueError
+        If a dict names no label of y, or there is not one positive number a label.
+    """
+    if pos_weight is None:
+        return IndicatorCoding(classes, None)
+    factors = np.ones(len(classes))
+    if isinstance(pos_weight, str):
+        for j, column in enumerate(np.asarray(y).T):
+            present, absent = weights[column == 1].sum(), weights[column == 0].sum()
+            if present > 0 and absent > 0:
+                factors[j] = absent / present
+    elif isinstance(pos_weight, dict):
+        for label, weight in pos_weight.items():
+            factors[_known(label, classes, "pos_weight")] = _factor(weight, label, "pos_weight")
+    else:
+        given = np.asarray(pos_weight)
+        if given.ndim > 0 and given.shape != factors.shape:
             raise ValueError(
-                f"class_weight names the class {label!r}, which y does not have; its "
-                f"classes are {classes.tolist()[:10]}{' ...' if len(classes) > 10 else ''}."
+                f"pos_weight has {given.size if given.ndim == 1 else given.shape} entries, but y "
+                f"has {len(classes)} labels."
             )
-        if not isinstance(weight, Real) or not 0 <= float(weight) < float("inf"):
-            raise ValueError(
-                f"class_weight[{label!r}] is {weight!r}; expected a number of at least 0."
-            )
-        factors[position] = weight
-    return ClassCoding(classes, factors)
+        for j, weight in enumerate(np.broadcast_to(given, factors.shape).tolist()):
+            factors[j] = _factor(weight, j, "pos_weight")
+    if (factors == 0).any():
+        raise ValueError("pos_weight holds a zero: a label would have nothing to learn from.")
+    return IndicatorCoding(classes, factors)
+
+
+def _known(label: Any, classes: np.ndarray, parameter: str) -> int:
+    labels = classes.tolist()
+    if label not in labels:
+        raise ValueError(
+            f"{parameter} names the class {label!r}, which y does not have; its classes are "
+            f"{_some(classes)}."
+        )
+    return labels.index(label)
+
+
+def _factor(weight: Any, label: Any, parameter: str) -> float:
+    if not isinstance(weight, Real) or not 0 <= float(weight) < float("inf"):
+        raise ValueError(f"{parameter}[{label!r}] is {weight!r}; expected a number of at least 0.")
+    return float(weight)
 
 
 def validation_rows(

@@ -14,6 +14,57 @@ def drop_pooler(backbone: Any) -> None:
         backbone.pooler = None
 
 
+def below_pooler(backbone: Any) -> set[nn.Parameter]:
+    """All parameters but those of the backbone's own pooler, which is part of a head."""
+    pooler = getattr(backbone, "pooler", None)
+    of_pooler = set(pooler.parameters()) if isinstance(pooler, nn.Module) else set()
+    return set(backbone.parameters()) - of_pooler
+
+
+# Words in the names of what is no dropout of numbers, or belongs to heads.
+_NOT_THE_BACKBONES = ("layerdrop", "path", "classif", "summary", "pooler", "cls_", "qa_")
+
+
+def set_dropout(backbone: Any, p: float) -> None:
+    """Set the probability of all dropout below the pooler.
+
+    In the layers, in the numbers that attention modules keep for themselves, and in the
+    configuration, which some families read in every forward pass and others when rebuilt.
+
+    Raises
+    ------
+    ValueError
+        If p is not zero and the backbone has no dropout.
+    """
+    pooler = getattr(backbone, "pooler", None)
+    above = set(pooler.modules()) if isinstance(pooler, nn.Module) else set()
+    places: list[Any] = [m for m in backbone.modules() if m not in above]
+    found = False
+    for place in places:
+        if isinstance(place, nn.modules.dropout._DropoutNd):
+            place.p, found = p, True
+    configs = {id(m.config): m.config for m in places if hasattr(m, "config")}
+    text = backbone.config.get_text_config()
+    for config in (*configs.values(), text):
+        if getattr(config, "classifier_dropout", 0) is None:  # heads would follow the backbone
+            config.classifier_dropout = getattr(config, "hidden_dropout_prob", None)
+    for place in (*configs.values(), text, *places):
+        for name, value in list(vars(place).items()):
+            if _is_dropout(name, value):
+                setattr(place, name, p)
+                found = True
+    if p and not found:
+        raise ValueError(
+            f"Backbone(dropout={p}): the backbone {type(backbone).__name__} has no dropout."
+        )
+
+
+def _is_dropout(name: str, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return "drop" in name and not any(word in name for word in _NOT_THE_BACKBONES)
+
+
 def hidden_size(config: Any) -> int:
     """Width of the backbone's token vectors.
 
@@ -128,7 +179,8 @@ def parts(backbone: PreTrainedModel) -> Parts:
             f"The layers of the backbone {name} are no list of blocks: too much of them lies "
             f"outside of {type(blocks[0]).__name__}."
         )
-    below, above = {}, {}
+    below: dict[str, nn.Parameter] = {}
+    above: dict[str, nn.Parameter] = {}
     for path, module in owners.items():
         where = above if seen.get(path) == "above" else below
         for name, parameter in module.named_parameters(recurse=False):
@@ -155,7 +207,8 @@ def _first_calls(
     backbone: PreTrainedModel, blocks: list[nn.Module], owners: dict[str, nn.Module]
 ) -> dict[str, str]:
     """Whether modules run below, between or above the blocks."""
-    begun, ended, seen = False, False, {}
+    begun, ended = False, False
+    seen: dict[str, str] = {}
 
     def begin(*_: Any) -> None:
         nonlocal begun

@@ -13,7 +13,8 @@ The sums run over time, and a step over time costs the same handful of calls whe
 one number or a thousand. Hence one loop for both directions of forward-backward, over
 sentences in order of length so that no step computes padding, and in float64, which costs
 what float32 does at these sizes and needs no rescaling: scores of 1e4 in sentences of 1e5
-words still leave seven digits behind the point.
+words still leave seven digits behind the point. For the likelihood of short sentences even
+these calls are too many: they are padded after all, and summed without logarithms.
 """
 
 import math
@@ -28,6 +29,8 @@ from torch import Tensor, nn
 FORBIDDEN = -1e10
 
 _ROOM = 300.0  # float64 holds exp(-2 * _ROOM) to exp(2 * _ROOM)
+_SMALLEST = 1e-200  # far from where float64 loses digits
+_SHORT = 32  # words of sentences that are laid side by side
 _CHUNK = 2**20  # numbers held at once where memory would be words times squared tags
 
 
@@ -273,13 +276,17 @@ def _prepare(output: CRFOutput) -> tuple[CRFOutput, _Layout]:
     emissions, lengths, *rest = output
     lengths = lengths.cpu()
     layout = _layout(lengths, device)
-    if len(emissions) != len(layout.sentence):
-        raise ValueError(
-            f"Sentences of {len(layout.sentence)} words in all came with the emissions of "
-            f"{len(emissions)} words."
-        )
+    _check_words(emissions, len(layout.sentence))
     parts = [part.to(device, torch.float64) for part in (emissions, *rest)]
     return CRFOutput(parts[0], lengths, *parts[1:]), layout
+
+
+def _check_words(emissions: Tensor, n_words: int) -> None:
+    if len(emissions) != n_words:
+        raise ValueError(
+            f"Sentences of {n_words} words in all came with the emissions of "
+            f"{len(emissions)} words."
+        )
 
 
 def _path_score(output: CRFOutput, tags: Tensor, layout: _Layout) -> Tensor:
@@ -346,9 +353,173 @@ def _fast_sums(scores: Tensor, move: Tensor, steps: list[int]) -> Tensor | None:
 def _log_likelihood(output: CRFOutput, tags: Tensor | None) -> Tensor:
     """Log-probability of the paths or, without tags, minus the logarithm of the sum."""
     emissions, lengths, *rest = output
+    if _is_tiny(output):
+        return _tiny_likelihood(output, tags)
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in (emissions, *rest))
-    found: Tensor = _LogLikelihood.apply(learns, tags, lengths, emissions, *rest)
+    short = _short(output, tags, learns)
+    found: Tensor
+    if short is None:
+        found = _LogLikelihood.apply(learns, tags, lengths, emissions, *rest)
+    else:
+        found = _ShortLikelihood.apply(short, emissions, *rest)
     return found
+
+
+def _is_tiny(output: CRFOutput) -> bool:
+    """Whether all sentences have one word, or all have two, and few paths each."""
+    emissions, lengths = output[:2]
+    n_sentences, n_tags = len(lengths), len(output.start)
+    return (
+        len(emissions) in (n_sentences, 2 * n_sentences)
+        and 0 < n_sentences * n_tags**2 <= _CHUNK
+        and emissions.device.type != "mps"
+        and bool((lengths * n_sentences == len(emissions)).all())
+    )
+
+
+def _tiny_likelihood(output: CRFOutput, tags: Tensor | None) -> Tensor:
+    """`_log_likelihood` as a softmax over all paths."""
+    emissions, lengths, start, transitions, end = output
+    n_sentences, n_tags = len(lengths), len(start)
+    words = emissions.double().view(n_sentences, -1, n_tags)
+    if words.shape[1] == 1:
+        nothing = transitions[:0].sum(dim=0)  # that they have a gradient, of 0
+        paths = words[:, 0] + (start + end + nothing)
+    else:
+        before, last = words[:, 0] + start, words[:, 1] + end
+        paths = (before.unsqueeze(2) + transitions + last.unsqueeze(1)).flatten(1)
+    if tags is None:
+        return -paths.logsumexp(dim=1).to(emissions)
+    first, *then = tags.to(emissions.device).view(n_sentences, -1).unbind(1)
+    path = torch.add(then[0], first, alpha=n_tags) if then else first
+    return paths.log_softmax(dim=1).gather(1, path.unsqueeze(1)).squeeze(1).to(emissions)
+
+
+class _Short(NamedTuple):
+    r"""Short sentences side by side, with an edge before the first and behind the last word.
+
+    The edge is a further tag, number 0: start and end are transitions from it and to it, and
+    there the shorter sentences stay. Nothing is in logarithms: a path weighs the product of its
+    factors, which are 1 or less.
+
+    Parameters
+    ----------
+    found : Tensor of shape (n_sentences,)
+        Log-probability of each path, or minus the logarithm of the sum over all paths.
+    total : Tensor of shape (n_sentences, 1)
+        Weight of all paths.
+    moves : Tensor of shape (1 + n_tags, 1 + n_tags)
+        Factors of the transitions.
+    ahead, behind : Tensor of shape (1 + length, n_sentences, 1 + n_tags)
+        Weight of the paths from the first edge to each word, and from each word to the last;
+        the word's own factor is in both.
+    follow : Tensor of shape (length, n_sentences, 1 + n_tags)
+        Weight of the paths behind each word.
+    rows : LongTensor of shape (length, n_sentences)
+        Each place's row in the table of all scores: a word, n_words where there is none.
+    taken : two LongTensor of shape (1 + 2 * length, n_sentences), or None
+        What a path consists of: rows and columns in the table of all scores.
+    """
+
+    found: Tensor
+    total: Tensor
+    moves: Tensor
+    ahead: Tensor
+    behind: Tensor
+    follow: Tensor
+    rows: Tensor
+    taken: tuple[Tensor, Tensor] | None
+
+
+@torch.no_grad()
+def _short(output: CRFOutput, tags: Tensor | None, learns: bool) -> _Short | None:
+    """What the likelihood of short sentences needs; None for others, or if float64 is too small.
+
+    Such sentences cost what calling torch costs, and here are half the calls of `_sweep`.
+    """
+    emissions, lengths, start, transitions, end = output
+    n_words, n_tags = emissions.shape
+    sizes = lengths.tolist()
+    n_sentences, length = len(sizes), max(sizes, default=0)
+    if not 0 < length <= _SHORT or emissions.device.type == "mps":
+        return None
+    _check_words(emissions, sum(sizes))
+    lengths = lengths.to(emissions.device)
+    ends = lengths.cumsum(0)
+    rows = (ends - lengths) + torch.arange(length, device=ends.device).unsqueeze(1)
+    rows.masked_fill_(rows >= ends, n_words)
+    # Rows of the table: words, no word, what comes behind the edge and behind each tag.
+    table = torch.full(
+        (n_words + n_tags + 2, n_tags + 1), -math.inf, dtype=torch.float64, device=ends.device
+    )
+    table[:n_words, 1:] = emissions
+    table[n_words : n_words + 2, 0] = 0.0
+    table[n_words + 1, 1:] = start
+    table[n_words + 2 :, 1:] = transitions
+    table[n_words + 2 :, 0] = end
+    high = table.amax(dim=1, keepdim=True)
+    highest_move = high[n_words + 1 :].amax()
+    high[n_words + 1 :] = highest_move
+    factors = (table - high).exp_()
+    moves, words = factors[n_words + 1 :], factors[rows]
+    ahead, behind = factors.new_zeros(2, length + 1, n_sentences, n_tags + 1).unbind()
+    ahead[0, :, 0] = 1.0
+    reached, *reaching = ahead.unbind()
+    words_in_turn = words.unbind()
+    for reach, word in zip(reaching, words_in_turn):
+        reached = torch.mm(reached, moves, out=reach).mul_(word)
+    total = reached @ moves[:, :1]
+    if not float(total.amin()) > _SMALLEST:  # nan is not
+        return None
+    found = total.log().add_(high[rows].sum(dim=0)).squeeze(1)
+    found.add_(highest_move, alpha=length + 1)
+    taken = None
+    if tags is None:
+        found = found.neg_()
+    else:
+        tags = nn.functional.pad(tags.to(ends.device) + 1, (0, 1))
+        path = nn.functional.pad(tags[rows], (0, 0, 1, 1))
+        columns = torch.cat([path[1:-1], path[1:]])
+        taken = torch.cat([rows, path[:-1] + (n_words + 1)]), columns
+        found = table[taken].sum(dim=0).sub_(found).clamp_(max=0.0)  # not 1e-17
+    follow = torch.empty_like(words)
+    if learns:
+        behind[length, :, 0] = 1.0
+        *going, goes = behind.unbind()
+        back = moves.T
+        for into, word, sums in zip(going[::-1], words_in_turn[::-1], follow.unbind()[::-1]):
+            goes = torch.mul(torch.mm(goes, back, out=sums), word, out=into)
+    return _Short(found, total, moves, ahead, behind, follow, rows, taken)
+
+
+class _ShortLikelihood(torch.autograd.Function):
+    """`_log_likelihood` of short sentences; gradients as in `_LogLikelihood`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, short: _Short, emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+    ) -> Tensor:
+        ctx.short, ctx.like, ctx.n_words = short, emissions.new_empty(0), len(emissions)
+        return short.found.to(emissions)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # by create_graph; what follows would pass for a constant
+            raise RuntimeError("The likelihood of a CRF has no second derivatives here.")
+        _, total, factors, ahead, behind, follow, rows, taken = ctx.short
+        n_words, width = ctx.n_words, len(factors)
+        weights = grad.to(total).unsqueeze(1)
+        shares = ahead * (weights / total).neg_()
+        table = total.new_empty(n_words + width + 1, width)  # as that of the scores
+        visits = (shares[1:] * follow).view(-1, width)
+        table.index_copy_(0, rows.view(-1), visits)
+        moves = table[n_words + 1 :]
+        torch.mm(shares.view(-1, width).T, behind.view(-1, width), out=moves).mul_(factors)
+        if taken is not None:
+            table.index_put_(taken, weights.T.expand(taken[0].shape), accumulate=True)
+        table = table.to(ctx.like)
+        moves = table[n_words + 1 :]
+        return None, table[:n_words, 1:], moves[0, 1:], moves[1:, 1:], moves[1:, 0]
 
 
 class _LogLikelihood(torch.autograd.Function):

@@ -28,7 +28,7 @@ class TextConfig(PreTrainedConfig):
     ----------
     backbone_config : PreTrainedConfig or dict
         Configuration of the backbone.
-    head_hidden_sizes, head_activation, head_dropout
+    head_hidden_sizes, head_activation, head_dropout, head_batch_norm, head_layer_norm
         As in `Head`.
     id2label : dict of int to str
         Name of each logit.
@@ -42,6 +42,8 @@ class TextConfig(PreTrainedConfig):
         head_hidden_sizes: Sequence[int] = (),
         head_activation: str | None = None,
         head_dropout: float = 0.1,
+        head_batch_norm: bool = False,
+        head_layer_norm: bool = False,
         **kwargs: Any,
     ):
         if isinstance(backbone_config, dict):
@@ -50,6 +52,8 @@ class TextConfig(PreTrainedConfig):
         self.head_hidden_sizes = list(head_hidden_sizes)
         self.head_activation = head_activation
         self.head_dropout = head_dropout
+        self.head_batch_norm = head_batch_norm
+        self.head_layer_norm = head_layer_norm
         # Not given, transformers would unset the backbone's: its masks would then be lost.
         kwargs.setdefault(
             "attn_implementation", getattr(backbone_config, "_attn_implementation", None)
@@ -107,7 +111,18 @@ class TextModel(PreTrainedModel):
             config.head_hidden_sizes,
             config.head_activation,
             config.head_dropout,
+            config.head_batch_norm,
+            config.head_layer_norm,
         )
+
+    @property
+    def needs_whole_batches(self) -> bool:
+        """Whether in training the logits of a row depend on the other rows of its batch."""
+        return self.config.head_batch_norm
+
+    def head_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
+        """The two stages that end before the head, with all it reads of a row side by side."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -115,6 +130,24 @@ class TextModel(PreTrainedModel):
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
+
+
+def probe_vectors(model: Any, run: Callable[..., Any]) -> Any:
+    """What the last linear layer of a model reads of rows, as an array.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        One of ours, in evaluation mode.
+    run : callable
+        ``run(encode, decide)`` gives an array of what two stages make of the rows.
+    """
+    if not model.config.head_batch_norm:
+        return run(*model.probe_stages())
+    # Normalised as in training, or the last layer would start from other features.
+    inputs = torch.from_numpy(run(*model.head_stages()))
+    hidden = model.head.settle(inputs.unflatten(1, (-1, model.head.in_features))).mean(dim=1)
+    return hidden.to(torch.promote_types(hidden.dtype, torch.float32)).cpu().numpy()
 
 
 class SequenceConfig(TextConfig):
@@ -192,6 +225,10 @@ class SequenceModel(TextModel):
     def decide(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
         """Logits of shape (n_rows, n_outputs); parameters as in `represent`."""
         return self.head.out(self.represent(vectors, sizes, rows))
+
+    def head_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
+        """The two stages that end before the head."""
+        return self.encode, lambda *layout: self._row_vectors(*layout).flatten(1)
 
     def probe_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
         """The two stages that end before the last linear layer."""
@@ -351,7 +388,7 @@ class TaggingModel(TextModel):
         if config.crf:
             self.crf = LinearChainCRF(len(config.id2label or ()))
 
-    def words(
+    def word_vectors(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
@@ -359,7 +396,7 @@ class TaggingModel(TextModel):
         word_begins: Tensor,
         word_ends: Tensor,
     ) -> Tensor:
-        """What the last linear layer reads of each word, of shape (n_words, width).
+        """One vector a word, of shape (n_words, width).
 
         Parameters
         ----------
@@ -377,11 +414,24 @@ class TaggingModel(TextModel):
         total = int(sizes.sum())
         pieces = torch.repeat_interleave(first - before, sizes, output_size=total)
         pieces = pieces + torch.arange(total, device=pieces.device)
-        return self.head.hidden(self.subword(hidden.flatten(0, 1)[pieces], sizes))
+        return self.subword(hidden.flatten(0, 1)[pieces], sizes)
+
+    def words(self, **inputs: Tensor) -> Tensor:
+        """What the last linear layer reads of each word; parameters as in `word_vectors`."""
+        return self.head.hidden(self.word_vectors(**inputs))
 
     def encode(self, **inputs: Tensor) -> Tensor:
-        """Logits of shape (n_words, n_tags); parameters as in `words`."""
-        return self.head.out(self.words(**inputs))
+        """Logits of shape (n_words, n_tags); parameters as in `word_vectors`.
+
+        In training with batch normalisation, which wants all words of a batch together, the
+        vectors before the head: `decide` applies it then.
+        """
+        vectors = self.word_vectors(**inputs)
+        return vectors if self._head_waits else self.head(vectors)
+
+    @property
+    def _head_waits(self) -> bool:
+        return self.training and self.needs_whole_batches
 
     def decide(self, logits: Tensor, sizes: Tensor, rows: Tensor) -> Tensor | CRFOutput:
         """Logits of the words, with a CRF together with the scores of neighbouring tags.
@@ -395,7 +445,13 @@ class TaggingModel(TextModel):
         rows : LongTensor of shape (n_sentences, 1)
             Not looked at: sentences come in their own order.
         """
+        if self._head_waits:
+            logits = self.head(logits)
         return self.crf(logits, sizes) if self.config.crf else logits
+
+    def head_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
+        """The stage that ends before the head."""
+        return self.word_vectors, None
 
     def probe_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
         """The stage that ends before the last linear layer."""

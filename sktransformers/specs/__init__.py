@@ -49,6 +49,7 @@ __all__ = [
     "AVERAGES",
     "CLASS_LOSSES",
     "NUMBER_LOSSES",
+    "TAG_LOSSES",
     "WINDOWS",
     "Adafactor",
     "Adagrad",
@@ -109,7 +110,8 @@ SCHEDULES = {
     "reduce_on_plateau": ReduceOnPlateau,
 }
 AVERAGES = {"ema": EMA, "swa": SWA}
-CLASS_LOSSES = {"cross_entropy": CrossEntropy, "focal": FocalLoss}
+TAG_LOSSES = {"cross_entropy": CrossEntropy, "focal": FocalLoss}
+CLASS_LOSSES = {**TAG_LOSSES, "binary_cross_entropy": BinaryCrossEntropy}
 WINDOWS = {"window": Windows}
 NUMBER_LOSSES = {"squared_error": SquaredError, "huber": HuberLoss}
 

@@ -1,5 +1,9 @@
 """The pretrained model."""
 
+from numbers import Real
+
+from sklearn.utils._param_validation import Interval
+
 from sktransformers.specs.spec import Spec
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -29,6 +33,14 @@ class Backbone(Spec):
         Whether code that lies in the hub repository may run on this machine.
     pretrained : bool, default=True
         False takes the architecture and the tokenizer but random weights, for comparison.
+    dropout : float in [0, 1), default=None
+        Probability of all the dropout in the backbone during training: of embeddings, hidden
+        vectors and attention weights. None leaves what its configuration says.
+    compact_vocabulary : bool, default=True
+        Whether training keeps gradients and moments only of those rows of a large input
+        embedding that occur in the training texts. The fitted weights are the same; memory and
+        time of a step are less. Nothing is changed where most rows occur, where the embedding
+        is frozen or shared with an output, or with optimizers that would move other rows too.
 
     Examples
     --------
@@ -46,6 +58,8 @@ class Backbone(Spec):
         "attn_implementation": [str, None],
         "trust_remote_code": ["boolean"],
         "pretrained": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left"), None],
+        "compact_vocabulary": ["boolean"],
     }
 
     def __init__(
@@ -59,6 +73,8 @@ class Backbone(Spec):
         attn_implementation=None,
         trust_remote_code=False,
         pretrained=True,
+        dropout=None,
+        compact_vocabulary=True,
     ):
         self.name = name
         self.tokenizer = tokenizer
@@ -68,3 +84,5 @@ class Backbone(Spec):
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
         self.pretrained = pretrained
+        self.dropout = dropout
+        self.compact_vocabulary = compact_vocabulary

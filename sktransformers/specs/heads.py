@@ -30,7 +30,13 @@ class Linear(Spec):
         self.activation = activation
 
     def _layers(self):
-        return {"hidden_sizes": (), "activation": self.activation, "dropout": self.dropout}
+        return {
+            "hidden_sizes": (),
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "batch_norm": False,
+            "layer_norm": False,
+        }
 
 
 class MLPHead(Spec):
@@ -89,6 +95,8 @@ class MLPHead(Spec):
             "hidden_sizes": tuple(self.hidden_sizes),
             "activation": self.activation,
             "dropout": self.dropout,
+            "batch_norm": self.batch_norm,
+            "layer_norm": self.layer_norm,
         }
 
 
@@ -115,7 +123,7 @@ class CRF(Spec):
         self.dropout = dropout
 
     def _layers(self):
-        return {"hidden_sizes": (), "activation": None, "dropout": self.dropout}
+        return Linear(self.dropout)._layers()
 
 
 class NativeHead(Spec):

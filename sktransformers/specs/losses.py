@@ -2,7 +2,7 @@
 
 from numbers import Real
 
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from sktransformers.specs.spec import Spec
 
@@ -56,13 +56,20 @@ class BinaryCrossEntropy(Spec):
 
     Parameters
     ----------
-    pos_weight : float, array-like of shape (n_labels,), "balanced" or None, default=None
-        Weight w of a label where it is present; ``"balanced"`` is the number of rows without
-        it over the number of rows with it. None means one.
+    pos_weight : float, array-like of shape (n_labels,), dict, "balanced" or None, default=None
+        Weight w of a label where it is present, for all labels, each column or some names;
+        ``"balanced"`` is the number of rows without it over the number of rows with it. None
+        means one, also for labels that a dict leaves out.
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "pos_weight": [Interval(Real, 0, None, closed="neither"), "array-like", str, None],
+        "pos_weight": [
+            Interval(Real, 0, None, closed="neither"),
+            "array-like",
+            dict,
+            StrOptions({"balanced"}),
+            None,
+        ],
     }
 
     def __init__(self, pos_weight=None):

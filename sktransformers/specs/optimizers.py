@@ -12,16 +12,34 @@ from typing import Any, ClassVar
 
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 
-from sktransformers.specs.spec import Spec
+from sktransformers.specs.spec import Spec, shared_parameters
 
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _RATE = Interval(Real, 0, 1, closed="left")
+
+_documented = shared_parameters(r"""
+head_lr : float, default=None
+    Peak learning rate of pooling and head; None means ten times that of the backbone.
+layer_decay : float in (0, 1], default=1.0
+    Factor on the learning rate from one block of the backbone to the one below it: the
+    final norm and the top block have that of the backbone, the embeddings the smallest.
+max_grad_norm : float or None, default=1.0
+    Gradients are scaled down to this norm; None leaves them alone.
+l2 : float, default=0.0
+    Penalty :math:`\frac{l2}{2} \sum w^2` that is added to the loss, for the weights that
+    ``weight_decay`` acts on. Its gradient counts in ``grad_norm``; the losses of the history
+    are those of the data alone.
+averaging : {"ema", "swa"}, EMA, SWA or None, default=None
+    Whether the fitted weights are an average over training steps: `EMA` or `SWA`. So are those
+    that validation rows are scored with.
+""")
 
 
 class EMA(Spec):
     r"""Exponential moving average of the weights, :math:`a = d a + (1 - d) w` after each step.
 
-    The decay of step t is :math:`\min(d, (1 + t) / (10 + t))`, so that early weights are forgotten.
+    It begins with the weights before training. The decay of step t = 0, 1, ... is
+    :math:`\min(d, (1 + t) / (10 + t))`, so that early weights are forgotten.
 
     Parameters
     ----------
@@ -39,11 +57,13 @@ class SWA(Spec):
     """Mean of the weights over the last steps (Izmailov et al. 2018, arXiv:1803.05407).
 
     Best with a schedule that does not end at zero, such as ``"constant"`` or ``"cyclical"``.
+    With early stopping the best epoch is kept, be it one before the average began.
 
     Parameters
     ----------
     start : float in [0, 1), default=0.75
-        Share of all steps before the first that counts.
+        Share of all steps before the first that counts. Until then epochs are scored with the
+        weights of the moment.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {"start": [_RATE]}
@@ -75,6 +95,7 @@ class OptimizerSpec(Spec):
             self.averaging._validate_params()
 
 
+@_documented
 class AdamW(OptimizerSpec):
     r"""Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101).
 
@@ -92,18 +113,7 @@ class AdamW(OptimizerSpec):
         Decay rates of the running mean of the gradient and of its square.
     eps : float, default=1e-8
         Term added to the denominator.
-    head_lr : float, default=None
-        Peak learning rate of pooling and head; None means ten times that of the backbone.
-    layer_decay : float in (0, 1], default=1.0
-        Factor on the learning rate from one block of the backbone to the one below it: the
-        final norm and the top block have that of the backbone, the embeddings the smallest.
-    max_grad_norm : float or None, default=1.0
-        Gradients are scaled down to this norm; None leaves them alone.
-    l2 : float, default=0.0
-        Penalty :math:`\frac{l2}{2} \sum w^2` that is added to the loss, for the weights that
-        ``weight_decay`` acts on.
-    averaging : {"ema", "swa"}, EMA, SWA or None, default=None
-        Whether the fitted weights are an average over training steps.
+    {shared}
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -131,6 +141,7 @@ class AdamW(OptimizerSpec):
         self.averaging = averaging
 
 
+@_documented
 class Adam(OptimizerSpec):
     r"""Adam (Kingma and Ba 2015, arXiv:1412.6980), with AMSGrad on request.
 
@@ -145,18 +156,7 @@ class Adam(OptimizerSpec):
         Term added to the denominator.
     amsgrad : bool, default=False
         Whether the denominator is the largest so far (Reddi et al. 2018, arXiv:1904.09237).
-    head_lr : float, default=None
-        Peak learning rate of pooling and head; None means ten times that of the backbone.
-    layer_decay : float in (0, 1], default=1.0
-        Factor on the learning rate from one block of the backbone to the one below it: the
-        final norm and the top block have that of the backbone, the embeddings the smallest.
-    max_grad_norm : float or None, default=1.0
-        Gradients are scaled down to this norm; None leaves them alone.
-    l2 : float, default=0.0
-        Penalty :math:`\frac{l2}{2} \sum w^2` that is added to the loss, for the weights that
-        ``weight_decay`` acts on.
-    averaging : {"ema", "swa"}, EMA, SWA or None, default=None
-        Whether the fitted weights are an average over training steps.
+    {shared}
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -187,6 +187,7 @@ class Adam(OptimizerSpec):
         self.averaging = averaging
 
 
+@_documented
 class RAdam(OptimizerSpec):
     r"""Rectified Adam (Liu et al. 2020, arXiv:1908.03265), which needs no warm-up.
 
@@ -196,18 +197,7 @@ class RAdam(OptimizerSpec):
         Decay rates of the running mean of the gradient and of its square.
     eps : float, default=1e-8
         Term added to the denominator.
-    head_lr : float, default=None
-        Peak learning rate of pooling and head; None means ten times that of the backbone.
-    layer_decay : float in (0, 1], default=1.0
-        Factor on the learning rate from one block of the backbone to the one below it: the
-        final norm and the top block have that of the backbone, the embeddings the smallest.
-    max_grad_norm : float or None, default=1.0
-        Gradients are scaled down to this norm; None leaves them alone.
-    l2 : float, default=0.0
-        Penalty :math:`\frac{l2}{2} \sum w^2` that is added to the loss, for the weights that
-        ``weight_decay`` acts on.
-    averaging : {"ema", "swa"}, EMA, SWA or None, default=None
-        Whether the fitted weights are an average over training steps.
+    {shared}
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -235,11 +225,12 @@ class RAdam(OptimizerSpec):
         self.averaging = averaging
 
 
+@_documented
 class SGD(OptimizerSpec):
     r"""Stochastic gradient descent with momentum (Sutskever et al. 2013).
 
     The update is ``b = momentum * b + g`` and ``w = w - lr_t * b``. Its rates have nothing to do
-    with those of Adam: see `find_lr` of the estimators.
+    with those of Adam: see ``find_lr`` of the estimators.
 
     Parameters
     ----------
@@ -247,18 +238,7 @@ class SGD(OptimizerSpec):
         Share of the last update that goes into the next.
     nesterov : bool, default=False
         Whether the gradient is that of the point which momentum leads to.
-    head_lr : float, default=None
-        Peak learning rate of pooling and head; None means ten times that of the backbone.
-    layer_decay : float in (0, 1], default=1.0
-        Factor on the learning rate from one block of the backbone to the one below it: the
-        final norm and the top block have that of the backbone, the embeddings the smallest.
-    max_grad_norm : float or None, default=1.0
-        Gradients are scaled down to this norm; None leaves them alone.
-    l2 : float, default=0.0
-        Penalty :math:`\frac{l2}{2} \sum w^2` that is added to the loss, for the weights that
-        ``weight_decay`` acts on.
-    averaging : {"ema", "swa"}, EMA, SWA or None, default=None
-        Whether the fitted weights are an average over training steps.
+    {shared}
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -266,6 +246,11 @@ class SGD(OptimizerSpec):
         "momentum": [_RATE],
         "nesterov": ["boolean"],
     }
+
+    def _validate_params(self):
+        super()._validate_params()
+        if self.nesterov and not self.momentum:
+            raise InvalidParameterError("SGD(nesterov=True) needs a momentum above zero. Got 0.")
 
     def __init__(
         self,
@@ -286,6 +271,7 @@ class SGD(OptimizerSpec):
         self.averaging = averaging
 
 
+@_documented
 class Adagrad(OptimizerSpec):
     r"""Adagrad (Duchi et al. 2011).
 
@@ -295,18 +281,7 @@ class Adagrad(OptimizerSpec):
     ----------
     eps : float, default=1e-10
         Term added to the denominator.
-    head_lr : float, default=None
-        Peak learning rate of pooling and head; None means ten times that of the backbone.
-    layer_decay : float in (0, 1], default=1.0
-        Factor on the learning rate from one block of the backbone to the one below it: the
-        final norm and the top block have that of the backbone, the embeddings the smallest.
-    max_grad_norm : float or None, default=1.0
-        Gradients are scaled down to this norm; None leaves them alone.
-    l2 : float, default=0.0
-        Penalty :math:`\frac{l2}{2} \sum w^2` that is added to the loss, for the weights that
-        ``weight_decay`` acts on.
-    averaging : {"ema", "swa"}, EMA, SWA or None, default=None
-        Whether the fitted weights are an average over training steps.
+    {shared}
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -331,6 +306,7 @@ class Adagrad(OptimizerSpec):
         self.averaging = averaging
 
 
+@_documented
 class Adafactor(OptimizerSpec):
     r"""Adafactor (Shazeer and Stern 2018, arXiv:1804.04235), with the rate of the schedule.
 
@@ -343,27 +319,16 @@ class Adafactor(OptimizerSpec):
         The decay rate of squared gradients at step t is 1 - t ** beta2_decay.
     eps : float, default=1e-3
         Smallest scale of a weight that its update is relative to.
-    clip : float, default=1.0
+    clip : float of at least 1, default=1.0
         Root mean square that the update of a weight is scaled down to.
-    head_lr : float, default=None
-        Peak learning rate of pooling and head; None means ten times that of the backbone.
-    layer_decay : float in (0, 1], default=1.0
-        Factor on the learning rate from one block of the backbone to the one below it: the
-        final norm and the top block have that of the backbone, the embeddings the smallest.
-    max_grad_norm : float or None, default=1.0
-        Gradients are scaled down to this norm; None leaves them alone.
-    l2 : float, default=0.0
-        Penalty :math:`\frac{l2}{2} \sum w^2` that is added to the loss, for the weights that
-        ``weight_decay`` acts on.
-    averaging : {"ema", "swa"}, EMA, SWA or None, default=None
-        Whether the fitted weights are an average over training steps.
+    {shared}
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **OptimizerSpec._parameter_constraints,
         "beta2_decay": [Interval(Real, None, 0, closed="right")],
         "eps": [_POSITIVE],
-        "clip": [_POSITIVE],
+        "clip": [Interval(Real, 1, None, closed="left")],
     }
 
     def __init__(
@@ -387,6 +352,7 @@ class Adafactor(OptimizerSpec):
         self.averaging = averaging
 
 
+@_documented
 class TorchOptimizer(OptimizerSpec):
     r"""Any optimizer of ``torch.optim``, or a class like them.
 
@@ -396,18 +362,7 @@ class TorchOptimizer(OptimizerSpec):
         Name of a class in ``torch.optim``, or a subclass of ``torch.optim.Optimizer``.
     options : dict, default=None
         Keywords for it. ``lr`` and ``weight_decay`` come from the estimator.
-    head_lr : float, default=None
-        Peak learning rate of pooling and head; None means ten times that of the backbone.
-    layer_decay : float in (0, 1], default=1.0
-        Factor on the learning rate from one block of the backbone to the one below it: the
-        final norm and the top block have that of the backbone, the embeddings the smallest.
-    max_grad_norm : float or None, default=1.0
-        Gradients are scaled down to this norm; None leaves them alone.
-    l2 : float, default=0.0
-        Penalty :math:`\frac{l2}{2} \sum w^2` that is added to the loss, for the weights that
-        ``weight_decay`` acts on.
-    averaging : {"ema", "swa"}, EMA, SWA or None, default=None
-        Whether the fitted weights are an average over training steps.
+    {shared}
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {

@@ -2,6 +2,8 @@
 
 Every class says which factor f it puts on the peak rate, at step t = 0, 1, ..., n - 1 of n, with
 W steps of warm-up before it and :math:`p = (t - W) / (n - W)` the share of the rest that is gone.
+Warm-up itself, the steps t < W, has f = (t + 1) / (W + 1). Epochs e = 0, 1, ... are counted from
+the start of training, warm-up included.
 """
 
 from numbers import Integral, Real
@@ -9,8 +11,6 @@ from numbers import Integral, Real
 from sklearn.utils._param_validation import Interval
 
 from sktransformers.specs.spec import Spec
-
-_SHARE = Interval(Real, 0, 1, closed="both")
 
 
 class LinearDecay(Spec):
@@ -88,19 +88,20 @@ class Steps(Spec):
 class Cyclical(Spec):
     """Triangles between a floor and the peak: f = floor + (1 - floor) * (1 - abs(2 x - 1)).
 
-    x runs from 0 to 1 in each of the cycles (Smith 2017, arXiv:1506.01186).
+    x, the fractional part of p * n_cycles, runs from 0 to 1 in each of the cycles (Smith 2017,
+    arXiv:1506.01186). Each begins at the floor, so that it needs no other warm-up: see ``warmup``.
 
     Parameters
     ----------
     n_cycles : int, default=3
         Triangles behind the warm-up.
-    floor : float in [0, 1], default=0.1
+    floor : float in (0, 1], default=0.1
         Smallest factor.
     """
 
     _parameter_constraints = {  # noqa: RUF012
         "n_cycles": [Interval(Integral, 1, None, closed="left")],
-        "floor": [_SHARE],
+        "floor": [Interval(Real, 0, 1, closed="right")],
     }
 
     def __init__(self, n_cycles=3, floor=0.1):
@@ -135,7 +136,7 @@ class WarmupStableDecay(Spec):
 
 
 class ReduceOnPlateau(Spec):
-    """Decay by a factor when epochs bring no more.
+    """Decay by a factor when epochs bring no more: f is the product of the reductions so far.
 
     What is watched is what ``early_stopping`` watches; without validation rows it is the
     training loss.

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -145,8 +146,7 @@ class KeepBest(Callback):
             self.best_ = value
             self.best_row_ = len(net.history) - 1
             self.weights_ = {
-                name: tensor.detach().to("cpu", copy=True)
-                for name, tensor in net.module_.state_dict().items()
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(net.module_)
             }
         if value > self.reference_ + self.tol:
             self.reference_ = value
@@ -157,8 +157,15 @@ class KeepBest(Callback):
                 raise StopTraining
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        net.module_.load_state_dict(self.weights_)
+        with torch.no_grad():
+            for name, tensor in _tensors(net.module_):
+                tensor.copy_(self.weights_[name])
         self.weights_ = {}
+
+
+def _tensors(module: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    # Of a compacted vocabulary the state dict would give all rows.
+    return chain(module.named_parameters(), module.named_buffers())
 
 
 class Progress(Callback):

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,8 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from sktransformers.modules.backbone import drop_pooler, used_parameters
+from sktransformers.modules.backbone import drop_pooler, set_dropout, used_parameters
+from sktransformers.modules.native import labels_of, put_head, set_labels, set_pad_id
 from sktransformers.modules.pooling import POOLINGS
 from sktransformers.specs import DEFAULT_BACKBONE, Backbone
 
@@ -40,11 +41,15 @@ class Source(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A backbone of its own, its tokenizer, and the pooling it was trained with."""
+    """A backbone of its own, its tokenizer, and the pooling it was trained with.
+
+    ``native`` is the backbone with its family's head, if that was asked for.
+    """
 
     backbone: Any
     tokenizer: Any
     pooling: str
+    native: Any = None
 
 
 def as_backbone(backbone: Any) -> Backbone:
@@ -96,34 +101,119 @@ def load(spec: Backbone, *, verbose: bool) -> Loaded:
         vectors depend on is missing from the files or has another shape.
     """
     with quiet(verbose):
+        source = _source(spec)
         if isinstance(spec.name, PreTrainedModel):
             backbone: Any = _copy(spec.name.base_model, spec.pretrained)
-            origin = backbone.name_or_path
-            if spec.tokenizer is None and not origin:
-                raise ValueError(
-                    "backbone is a loaded model that does not say where it came from: pass "
-                    "its tokenizer too, Backbone(model, tokenizer=tokenizer)."
-                )
-            # Its directory knows the tokenizer, and the pooling that it was trained with.
-            known = spec.tokenizer is None or (origin and Path(origin).is_dir())
-            source = locate(origin, spec) if known else None
+            if spec.dropout is not None:
+                set_dropout(backbone, spec.dropout)
         else:
-            source = locate(spec.name, spec)
-            backbone = _load_model(source, spec)
+            backbone, _ = _load_model(source, spec)
         drop_pooler(backbone)
-        if backbone.config.is_encoder_decoder:
-            raise ValueError(
-                f"{label(spec)} is an encoder-decoder model; this estimator needs a backbone "
-                f"that gives one vector a token, an encoder or a decoder."
-            )
-        tokenizer = _load_tokenizer(source, spec)
-        rows = backbone.get_input_embeddings().weight.shape[0]
-        if len(tokenizer) > rows:
-            raise ValueError(
-                f"The tokenizer has {len(tokenizer)} tokens, the backbone's embedding only "
-                f"{rows} rows: they do not belong together."
-            )
-        return Loaded(backbone, tokenizer, _trained_pooling(source, tokenizer))
+        return _complete(backbone, None, source, spec)
+
+
+def load_native(spec: Backbone, auto: Any, names: Sequence[str] | None, *, verbose: bool) -> Loaded:
+    """Load a backbone with the head that its family has for a task, and its tokenizer.
+
+    Parameters
+    ----------
+    spec : Backbone
+        As in `load`.
+    auto : type
+        The class of the transformers library that knows all families' models for the task.
+    names : sequence of str or None
+        Name of each output. What the files have of such a head is taken, the rest starts at
+        random. None means the outputs of the files, whose head must then be whole.
+    verbose : bool
+        As in `load`; also whether to say what of the head starts at random.
+
+    Returns
+    -------
+    loaded : Loaded
+        With ``native``, of which ``backbone`` is a part.
+
+    Raises
+    ------
+    ValueError
+        As `load`; or if the family has no such head, or the files have not the whole of it.
+    """
+    with quiet(verbose):
+        source = _source(spec)
+        if isinstance(spec.name, PreTrainedModel):
+            native, fresh = _head_on(spec, auto, names), []
+        else:
+            native, fresh = _load_model(source, spec, auto, names)
+        loaded = _complete(native.base_model, native, source, spec)
+        tokenizer = loaded.tokenizer
+        pad_ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        set_pad_id(native.config, next(i for i in pad_ids if i is not None))
+    if verbose and fresh:
+        print(f"Not in the files of {label(spec)}, hence new: {', '.join(fresh)}.")
+    return loaded
+
+
+def _head_on(spec: Backbone, auto: Any, names: Sequence[str] | None) -> Any:
+    """A copy of a loaded model, with its family's head."""
+    given: Any = spec.name
+    _check_family(given.config, auto, spec)
+    if names is None:
+        if not isinstance(given, auto._model_mapping[type(given.config)]):
+            raise ValueError(_no_head(label(spec), auto))
+        names = labels_of(given.config)
+    native = put_head(auto, given if spec.pretrained else _copy(given, False), names)
+    if spec.dropout is not None:
+        set_dropout(native.base_model, spec.dropout)
+    return native
+
+
+def _no_head(name: str, auto: Any) -> str:
+    return (
+        f"{name} is no checkpoint of {auto.__name__}: it has no trained head. Take it as "
+        f"backbone= of a new estimator and fit that."
+    )
+
+
+def _check_family(config: Any, auto: Any, spec: Backbone) -> None:
+    known = type(config) in auto._model_mapping or auto.__name__ in (
+        getattr(config, "auto_map", None) or ()
+    )
+    if not known or config.is_encoder_decoder:
+        raise ValueError(
+            f"{label(spec)} is of the family {config.model_type!r}, which has no head for "
+            f"{auto.__name__} that fits this estimator; take another head."
+        )
+
+
+def _source(spec: Backbone) -> Source | None:
+    """Where the files are; None for a loaded model with a tokenizer of its own."""
+    if not isinstance(spec.name, PreTrainedModel):
+        return locate(spec.name, spec)
+    origin = spec.name.base_model.name_or_path
+    if spec.tokenizer is None and not origin:
+        raise ValueError(
+            "backbone is a loaded model that does not say where it came from: pass "
+            "its tokenizer too, Backbone(model, tokenizer=tokenizer)."
+        )
+    # Its directory knows the tokenizer, and the pooling that it was trained with.
+    known = spec.tokenizer is None or (origin and Path(origin).is_dir())
+    return locate(origin, spec) if known else None
+
+
+def _complete(backbone: Any, native: Any, source: Source | None, spec: Backbone) -> Loaded:
+    """A backbone with its tokenizer, if the two fit each other and us."""
+    if backbone.config.is_encoder_decoder:
+        raise ValueError(
+            f"{label(spec)} is an encoder-decoder model; this estimator needs a backbone "
+            f"that gives one vector a token, an encoder or a decoder."
+        )
+    tokenizer = _load_tokenizer(source, spec)
+    rows = backbone.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the backbone's embedding only "
+            f"{rows} rows: they do not belong together."
+        )
+    return Loaded(backbone, tokenizer, _trained_pooling(source, tokenizer), native)
 
 
 def label(spec: Backbone) -> str:
@@ -225,41 +315,71 @@ def _sha256(path: Path, mtime: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load_model(source: Source, spec: Backbone) -> PreTrainedModel:
+def _load_model(
+    source: Any, spec: Backbone, auto: Any = AutoModel, names: Sequence[str] | None = None
+) -> tuple[Any, list[str]]:
+    """A model of a class of the transformers library, and the weights of its head that are new.
+
+    Parameters are as in `load_native`.
+    """
     how: dict[str, Any] = {"dtype": getattr(torch, spec.dtype)}
     if spec.attn_implementation is not None:
         how["attn_implementation"] = spec.attn_implementation
-    try:
+    info: dict[str, Any] = {"missing_keys": (), "mismatched_keys": ()}
+    with _loading(source):
+        config = AutoConfig.from_pretrained(source.name, **source.kwargs())
+    if auto is not AutoModel:
+        _check_family(config, auto, spec)
+        if names is not None:
+            set_labels(config, names)
+            config.problem_type = None
+    with _loading(source):
         if not spec.pretrained:
-            config = AutoConfig.from_pretrained(source.name, **source.kwargs())
-            return AutoModel.from_config(config, trust_remote_code=spec.trust_remote_code, **how)
-        backbone, info = AutoModel.from_pretrained(
-            source.name,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # checked below, where the message names them
-            **source.kwargs(),
-            **how,
-        )
-    except Exception as error:  # of the format's reader, a kernel's import, a network, ...
-        raise ValueError(
-            f"The backbone could not be loaded from {source.name!r}: {error}"
-        ) from error
-    drop_pooler(backbone)
+            model = auto.from_config(config, trust_remote_code=spec.trust_remote_code, **how)
+        else:
+            model, info = auto.from_pretrained(
+                source.name,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # checked below, where the message names them
+                **source.kwargs(),
+                **how,
+            )
+    if auto is AutoModel:
+        drop_pooler(model)
+    backbone = model.base_model
+    prefix = "" if backbone is model else f"{model.base_model_prefix}."
     shapes = {
         key: f"{key} ({tuple(in_files)} instead of {tuple(in_model)})"
         for key, in_files, in_model in info["mismatched_keys"]
     }
-    bad = {key for key in {*info["missing_keys"], *shapes} if not key.startswith("pooler.")}
+    bad = {*info["missing_keys"], *shapes}
+    fresh = {key for key in bad if not key.startswith(prefix) or key.startswith(f"{prefix}pooler.")}
+    bad -= fresh
     if bad:
-        bad &= used_parameters(backbone)
+        bad &= {prefix + name for name in used_parameters(backbone)}
     if bad:
-        names = [shapes.get(key, key) for key in sorted(bad)]
+        shown = [shapes.get(key, key) for key in sorted(bad)]
         raise ValueError(
-            f"The files of the backbone {source.name!r} lack {len(names)} weights that its "
-            f"forward pass needs, or have them in another shape: {', '.join(names[:5])}"
-            f"{', ...' if len(names) > 5 else ''}."
+            f"The files of the backbone {source.name!r} lack {len(shown)} weights that its "
+            f"forward pass needs, or have them in another shape: {', '.join(shown[:5])}"
+            f"{', ...' if len(shown) > 5 else ''}."
         )
-    return backbone
+    if fresh and auto is not AutoModel and names is None:
+        raise ValueError(_no_head(label(spec), auto))
+    if spec.dropout is not None:
+        set_dropout(backbone, spec.dropout)
+    return model, sorted(fresh)
+
+
+@contextmanager
+def _loading(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of the format's reader, a kernel's import, a network, ...
+        raise ValueError(
+            f"The backbone could not be loaded from {source.name!r}: {error}"
+        ) from error
 
 
 def _load_tokenizer(source: Source | None, spec: Backbone) -> Any:

@@ -1,10 +1,11 @@
 """The head's start: a linear probe on the frozen backbone's pooled vectors (LP-FT)."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import log_softmax
+from scipy.optimize import brentq, minimize
+from scipy.special import expit, log_softmax, logit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 
@@ -19,6 +20,9 @@ _MAX_ROWS_CV = 2_000
 _SHARE = 0.5
 _LOG_SMALLEST = np.log(1e-3)  # logits are scaled down no further
 MAX_ROWS = 10_000
+_MAX_ENTRIES = 3 * MAX_ROWS  # of soft targets, each a row of a logistic regression
+_MAX_LOGITS = 3_000_000  # of a multi-label probe
+_MANY_LABELS = 100
 
 
 def probe_rows(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -74,22 +78,130 @@ def logistic_probe(
     coef : ndarray of shape (n_classes, width)
     intercept : ndarray of shape (n_classes,)
     """
+    return _logistic(vectors, np.arange(len(codes)), codes, weights, codes, n_classes, rng)
+
+
+def soft_probe(
+    vectors: np.ndarray, targets: np.ndarray, weights: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """`logistic_probe` of rows whose targets are probabilities.
+
+    A row stands in the regression once for each class, with its probability as a weight; where
+    that would be too many rows, once, for its most probable class.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n_rows, width)
+        Pooled vectors.
+    targets : ndarray of shape (n_rows, n_classes)
+        Probabilities.
+    weights, rng
+        As in `logistic_probe`.
+
+    Returns
+    -------
+    coef : ndarray of shape (n_classes, width)
+    intercept : ndarray of shape (n_classes,)
+    """
+    top = targets.argmax(axis=1)
+    if np.count_nonzero(targets) > _MAX_ENTRIES:
+        return logistic_probe(vectors, top, weights, targets.shape[1], rng)
+    rows, codes = np.nonzero(targets)
+    weights = weights[rows] * targets[rows, codes]
+    return _logistic(vectors, rows, codes, weights, top, targets.shape[1], rng)
+
+
+def binary_probe(
+    vectors: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    pos_weight: np.ndarray | None,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias of a regularised logistic regression for each of several labels.
+
+    All labels share the strength with the best held-out log-likelihood of all together. Logits
+    are then drawn to those that each label has without any vector, as in `logistic_probe` to
+    zero: until the loss on the training rows is that on held-out rows, and by half again.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n_rows, width)
+        Pooled vectors.
+    targets : ndarray of shape (n_rows, n_labels)
+        1 where a row has a label, else 0. A label that all rows have, or none, keeps a zero row.
+    weights : ndarray of shape (n_rows,)
+        Sample weights.
+    pos_weight : ndarray of shape (n_labels,) or None
+        Weight of each label where it is present.
+    rng : numpy.random.Generator
+        Source of the folds.
+
+    Returns
+    -------
+    coef : ndarray of shape (n_labels, width)
+    intercept : ndarray of shape (n_labels,)
+    """
+    n_labels = targets.shape[1]
+    rows = np.sort(rng.permutation(len(targets))[: max(1, _MAX_LOGITS // n_labels)])
+    vectors, targets, weights = vectors[rows], targets[rows].astype(np.float64), weights[rows]
+    center = np.average(vectors, axis=0, weights=weights)
+    scale = np.sqrt(np.mean((vectors - center) ** 2)) or 1.0
+    scaled = (vectors - center) / scale
+    entry_weights = np.repeat(weights[:, None] / weights.mean(), n_labels, axis=1)
+    if pos_weight is not None:
+        entry_weights *= np.where(targets > 0, pos_weight, 1.0)
+    # Half a row more of both: also a label that all rows have gets odds.
+    present = (entry_weights * targets).sum(axis=0) + 0.5
+    base = np.log(present / (entry_weights.sum(axis=0) - present + 1.0))
+    varied = np.flatnonzero((targets != targets[0]).any(axis=0))
+    coef, intercept = np.zeros((n_labels, vectors.shape[1])), base.copy()
+    if len(varied) == 0:
+        return coef, intercept
+    problem = scaled, targets[:, varied], entry_weights[:, varied]
+    strength, held_out_loss = _best_shared_strength(*problem, base[varied], rng)
+    coef[varied], intercept[varied] = _fit_labels(strength, *problem)
+    moved = scaled @ coef[varied].T + intercept[varied] - base[varied]
+
+    def loss(factor: float) -> float:
+        return _binary_loss(base[varied] + factor * moved, *problem[1:])
+
+    factor = _SHARE * _calibrating_factor(loss, held_out_loss)
+    coef *= factor / scale
+    return coef, base + factor * (intercept - base) - coef @ center
+
+
+def _logistic(
+    vectors: np.ndarray,
+    rows: np.ndarray,
+    codes: np.ndarray,
+    weights: np.ndarray,
+    top: np.ndarray,
+    n_classes: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`logistic_probe` of entries: which row, which class, what weight; top is a class a row."""
     coef = np.zeros((n_classes, vectors.shape[1]))
     intercept = np.full(n_classes, -np.inf)
     if (codes == codes[0]).all():  # a sample may miss a rare class; there is nothing to tell
         return coef, np.zeros(n_classes)
-    center = np.average(vectors, axis=0, weights=weights)
+    row_weights = np.bincount(rows, weights, minlength=len(vectors))
+    center = np.average(vectors, axis=0, weights=row_weights)
     scale = np.sqrt(np.mean((vectors - center) ** 2)) or 1.0
     scaled = (vectors - center) / scale
     # A mean weight of one, or the penalty would depend on the unit of the weights.
-    weights = weights / weights.mean()
-    strength, held_out_loss = _best_strength(scaled, codes, weights, rng)
-    model = _fit(strength, scaled, codes, weights)
+    weights = weights / row_weights.mean()
+    strength, held_out_loss = _best_strength(scaled, rows, codes, weights, top, rng)
+    model = _fit(strength, scaled[rows], codes, weights)
     coef[model.classes_], intercept[model.classes_] = _softmax_form(model)
     intercept[np.isinf(intercept)] = intercept[model.classes_].min()
-    factor = _SHARE * _calibrating_factor(
-        scaled @ coef.T + intercept, codes, weights, held_out_loss
-    )
+    logits = scaled @ coef.T + intercept
+
+    def loss(factor: float) -> float:
+        log_proba = log_softmax(factor * logits, axis=1)
+        return -np.average(log_proba[rows, codes], weights=weights)
+
+    factor = _SHARE * _calibrating_factor(loss, held_out_loss)
     coef *= factor / scale
     return coef, factor * intercept - coef @ center
 
@@ -156,27 +268,36 @@ def _shrinking_factor(
 
 
 def _best_strength(
-    scaled: np.ndarray, codes: np.ndarray, weights: np.ndarray, rng: np.random.Generator
+    scaled: np.ndarray,
+    rows: np.ndarray,
+    codes: np.ndarray,
+    weights: np.ndarray,
+    top: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[float, float]:
     """The strength with the smallest held-out loss, and that loss."""
-    rows = rng.permutation(len(codes))[:_MAX_ROWS_CV]
+    some = rng.permutation(len(scaled))[:_MAX_ROWS_CV]
     # Dealing out the rows class by class leaves about a third of each class in every fold.
-    rows = rows[np.argsort(codes[rows], kind="stable")]
-    fold = np.empty(len(codes), dtype=int)
-    fold[rows] = np.arange(len(rows)) % _FOLDS
+    some = some[np.argsort(top[some], kind="stable")]
+    place = np.full(len(scaled), -1)
+    place[some] = np.arange(len(some))
+    # All entries of a row are in one fold.
+    entries = np.flatnonzero(place[rows] >= 0)
+    entries = entries[np.argsort(place[rows[entries]], kind="stable")]
+    fold = place[rows[entries]] % _FOLDS
     losses = np.zeros(len(_STRENGTHS))
     total = 0.0
     for k in range(_FOLDS):
-        train, test = rows[fold[rows] != k], rows[fold[rows] == k]
+        train, test = entries[fold != k], entries[fold == k]
         test = test[np.isin(codes[test], codes[train])]
         if len(np.unique(codes[train])) < 2 or len(test) == 0:
             continue
         total += weights[test].sum()
         for i, strength in enumerate(_STRENGTHS):
-            model = _fit(strength, scaled[train], codes[train], weights[train])
+            model = _fit(strength, scaled[rows[train]], codes[train], weights[train])
             column = np.searchsorted(model.classes_, codes[test])
             coef, intercept = _softmax_form(model)
-            log_proba = log_softmax(scaled[test] @ coef.T + intercept, axis=1)
+            log_proba = log_softmax(scaled[rows[test]] @ coef.T + intercept, axis=1)
             losses[i] -= weights[test] @ log_proba[np.arange(len(test)), column]
     if total == 0:  # too few rows to hold any out: trust the probe least
         return _STRENGTHS[0], np.inf
@@ -184,14 +305,89 @@ def _best_strength(
     return _STRENGTHS[best], losses[best] / total
 
 
-def _calibrating_factor(
-    logits: np.ndarray, codes: np.ndarray, weights: np.ndarray, loss: float
+def _best_shared_strength(
+    scaled: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    base: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """The strength with the smallest held-out loss of all labels, and that loss."""
+    rows = rng.permutation(len(targets))[:_MAX_ROWS_CV]
+    if len(rows) < _FOLDS:  # too few rows to hold any out: trust the probe least
+        return _STRENGTHS[0], np.inf
+    folds, strengths = range(_FOLDS), list(_STRENGTHS)
+    if targets.shape[1] > _MANY_LABELS:  # so many regressions need not all be held out once
+        folds, strengths = range(1), strengths[::2]
+    fold = np.arange(len(rows)) % _FOLDS
+    losses = np.zeros(len(strengths))
+    total = 0.0
+    for k in folds:
+        train, test = rows[fold != k], rows[fold == k]
+        total += weights[test].sum()
+        part = scaled[train], targets[train], weights[train]
+        # What a label that does not vary there gets is what it has without any vector.
+        varied = np.flatnonzero((part[1] != part[1][0]).any(axis=0))
+        problem = part[0], part[1][:, varied], part[2][:, varied]
+        for i, strength in enumerate(strengths):
+            logits = np.repeat(base[None, :], len(test), axis=0)
+            if len(varied):
+                coef, intercept = _fit_labels(strength, *problem)
+                logits[:, varied] = scaled[test] @ coef.T + intercept
+            losses[i] += _binary_loss(logits, targets[test], weights[test], mean=False)
+    best = int(np.argmin(losses))
+    return strengths[best], losses[best] / total
+
+
+def _binary_loss(
+    logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, mean: bool = True
 ) -> float:
-    """The factor in (0, 1] on the logits at which their mean loss comes nearest to a loss."""
+    """Binary cross-entropy, averaged over the weights of all entries or summed."""
+    losses = np.logaddexp(0.0, logits) - targets * logits
+    total = float(np.vdot(weights, losses))
+    return total / float(weights.sum()) if mean else total
+
+
+def _fit_labels(
+    strength: float, scaled: np.ndarray, targets: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logistic regressions of many labels at once, by L-BFGS.
+
+    For each label the sum of the weighted losses plus :math:`|w|^2 / (2 strength)`, as in
+    scikit-learn. Along the principal axes of the vectors the Hessian is about diagonal: scaled
+    by the diagonal, a few iterations do for labels of any frequency.
+    """
+    n_labels = targets.shape[1]
+    variances, axes = np.linalg.eigh(scaled.T @ scaled / len(scaled))
+    inputs = np.hstack([scaled @ axes, np.ones((len(scaled), 1))])
+    moments = np.append(np.maximum(variances, 0.0), 1.0)[:, None]
+    total = weights.sum(axis=0)
+    rate = (weights * targets).sum(axis=0) / total
+    penalty = np.full((len(moments), 1), 1.0 / strength)
+    penalty[-1] = 0.0  # the intercept
+    root = np.sqrt(moments * total * rate * (1 - rate) + penalty)
+    start = np.zeros_like(root)
+    start[-1] = logit(rate) * root[-1]
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        coef = flat.reshape(root.shape) / root
+        logits = inputs @ coef
+        loss = _binary_loss(logits, targets, weights, mean=False)
+        gradient = inputs.T @ (weights * (expit(logits) - targets)) + penalty * coef
+        return loss + 0.5 * float((penalty * coef**2).sum()), (gradient / root).ravel()
+
+    # A start need not be converged to the last digit.
+    options = {"maxiter": 30, "ftol": 1e-6, "gtol": 1e-4 * np.sqrt(len(scaled))}
+    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    coef = found.x.reshape(len(moments), n_labels) / root
+    return (axes @ coef[:-1]).T, coef[-1]
+
+
+def _calibrating_factor(mean_loss: Callable[[float], float], loss: float) -> float:
+    """The factor in (0, 1] on logits at which their mean loss comes nearest to a loss."""
 
     def excess(log_factor: float) -> float:
-        log_proba = log_softmax(np.exp(log_factor) * logits, axis=1)
-        return loss + np.average(log_proba[np.arange(len(codes)), codes], weights=weights)
+        return loss - mean_loss(float(np.exp(log_factor)))
 
     if excess(0.0) <= 0:
         return 1.0

@@ -2,8 +2,25 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-from sktransformers.specs import Constant, Cosine, LinearDecay, Spec
+from skorch.callbacks import Callback
+
+from sktransformers.specs import (
+    Constant,
+    Cosine,
+    Cyclical,
+    Exponential,
+    InverseSquareRoot,
+    LinearDecay,
+    Polynomial,
+    ReduceOnPlateau,
+    Spec,
+    Steps,
+    WarmupStableDecay,
+)
+
+_SMALLEST = 1e-30  # what a power may round to zero still is a step
 
 
 def warmup_steps(warmup: float, n_steps: int) -> int:
@@ -11,28 +28,99 @@ def warmup_steps(warmup: float, n_steps: int) -> int:
     return round(warmup * n_steps) if warmup < 1 else int(warmup)
 
 
-def schedule_factor(spec: Spec, n_steps: int, n_warmup: int) -> Callable[[int], float]:
+def schedule_factor(
+    spec: Spec, n_steps: int, n_warmup: int, n_batches: int
+) -> Callable[[int], float]:
     r"""Factor on the learning rate at step t = 0, 1, ..., n_steps - 1.
 
-    With W warm-up steps, the factor is :math:`(t + 1) / (W + 1)` for t < W. With
-    :math:`p = (t - W) / (n - W)` from there on it is
-
-    - linear: :math:`1 - p`,
-    - cosine: :math:`(1 + \cos(\pi p)) / 2` (Loshchilov and Hutter 2017, arXiv:1608.03983),
-    - constant: 1.
-
-    No step of training has a factor of zero.
+    With W warm-up steps, the factor is :math:`(t + 1) / (W + 1)` for t < W. From there on it is
+    what the class of the spec says of step t, of :math:`p = (t - W) / (n - W)` and of the epoch
+    t // n_batches. No step of training has a factor of zero.
     """
-    after: dict[type, Callable[[float], float]] = {
-        LinearDecay: lambda p: 1.0 - p,
-        Cosine: lambda p: 0.5 * (1.0 + math.cos(math.pi * p)),
-        Constant: lambda p: 1.0,
-    }
-    decay = after[type(spec)]
+    if isinstance(spec, ReduceOnPlateau):
+        return Plateau(spec, n_warmup)
+    decay = _decay(spec, n_warmup)
 
     def factor(step: int) -> float:
         if step < n_warmup:
             return (step + 1) / (n_warmup + 1)
-        return decay(min(1.0, (step - n_warmup) / max(1, n_steps - n_warmup)))
+        share = min(1.0, (step - n_warmup) / max(1, n_steps - n_warmup))
+        return max(decay(step, share, step // n_batches), _SMALLEST)
 
     return factor
+
+
+def _decay(spec: Any, n_warmup: int) -> Callable[[int, float, int], float]:
+    """Factor behind the warm-up at a step, a share of the steps behind it, and an epoch."""
+    after: dict[type, Callable[[int, float, int], float]] = {
+        LinearDecay: lambda t, p, e: 1.0 - p,
+        Constant: lambda t, p, e: 1.0,
+        Cosine: lambda t, p, e: 0.5 * (1.0 + math.cos(math.pi * p)),
+        Polynomial: lambda t, p, e: (1.0 - p) ** spec.power,
+        Exponential: lambda t, p, e: spec.gamma**e,
+        Steps: lambda t, p, e: spec.gamma ** (e // spec.every),
+        Cyclical: lambda t, p, e: (
+            spec.floor + (1.0 - spec.floor) * (1.0 - abs(2.0 * (p * spec.n_cycles % 1.0) - 1.0))
+        ),
+        InverseSquareRoot: lambda t, p, e: math.sqrt((n_warmup + 1) / (t + 1)),
+        WarmupStableDecay: lambda t, p, e: min(1.0, (1.0 - p) / spec.decay),
+    }
+    return after[type(spec)]
+
+
+class Plateau:
+    """A factor that falls when what it is told no longer improves.
+
+    Parameters
+    ----------
+    spec : ReduceOnPlateau
+        When, and by how much.
+    n_warmup : int
+        Steps of warm-up.
+    """
+
+    def __init__(self, spec: ReduceOnPlateau, n_warmup: int):
+        self.spec = spec
+        self.n_warmup = n_warmup
+        self.scale = 1.0
+        self.best = -math.inf
+        self.waited = 0
+
+    def __call__(self, step: int) -> float:
+        """Factor at a step, after what was told so far."""
+        return self.scale * min(1.0, (step + 1) / (self.n_warmup + 1))
+
+    def tell(self, value: float) -> None:
+        """Hear how good an epoch was; more is better."""
+        if value > self.best + self.spec.tol:
+            self.best = value
+            self.waited = 0
+            return
+        self.waited += 1
+        if self.waited > self.spec.patience:
+            self.scale = max(self.scale * self.spec.factor, _SMALLEST)
+            self.waited = 0
+
+
+class TellPlateau(Callback):
+    """Tell the schedule, if it wants to know, how good the epoch was.
+
+    Parameters
+    ----------
+    monitor : str
+        Column of the history.
+    sign : {1, -1}
+        Whether more is better.
+    """
+
+    def __init__(self, monitor: str, sign: int):
+        self.monitor = monitor
+        self.sign = sign
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        if isinstance(net.schedule, Plateau):
+            net.schedule.tell(self.sign * net.history[-1, self.monitor])
+            # The scheduler has set the rates of the next step already.
+            factor = net.schedule(net.scheduler_.last_epoch)
+            for group in net.optimizer_.param_groups:
+                group["lr"] = group["initial_lr"] * factor

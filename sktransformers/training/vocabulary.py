@@ -11,7 +11,6 @@ more, which nothing reads. What happens to this witness would have happened to e
 not occur.
 """
 
-import copyreg
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -21,15 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Small tables, and those of which most rows occur, gain nothing.
+# Smaller tables, and those of which a larger share of rows occurs, would gain little.
 _MIN_ROWS = 4096
 _MAX_SHARE = 0.5
 # They compute each entry of a weight from that entry and its gradients alone, and leave it where
 # it is while all of its gradients are zero.
 _ENTRY_WISE = {
+    torch.optim.Adadelta,
     torch.optim.Adagrad,
     torch.optim.Adam,
     torch.optim.AdamW,
+    torch.optim.Adamax,
     torch.optim.NAdam,
     torch.optim.RAdam,
     torch.optim.RMSprop,
@@ -42,8 +43,8 @@ def leaves_unseen_rows_alone(optimizer: torch.optim.Optimizer) -> bool:
 
     Decay that goes through the gradients (L2) enters Adam's moments and the gradients' norm.
     """
-    return type(optimizer) in _ENTRY_WISE and all(
-        group.get("decoupled_weight_decay", False) or not group["weight_decay"]
+    return type(optimizer) in _ENTRY_WISE and not any(
+        group.get("l2") or (group["weight_decay"] and not group.get("decoupled_weight_decay"))
         for group in optimizer.param_groups
     )
 
@@ -65,75 +66,74 @@ def compacted(net: Any, ids: np.ndarray, verbose: bool = False) -> Iterator[None
     verbose : bool, default=False
         Whether to say what is done.
     """
-    embedding = _input_embedding(net.module)
-    objection = "it is no plain table"
-    if embedding is not None:
-        ids = np.union1d(ids, [i for i in (net.pad_id, embedding.padding_idx) if i is not None])
-        ids = ids[ids < embedding.num_embeddings].astype(np.int64)
-        objection = _objection(net, embedding, len(ids))
-    if verbose:
-        print(
-            f"All rows of the input embedding are trained: {objection}."
-            if embedding is None or objection
-            else f"{len(ids)} of {embedding.num_embeddings} rows of the input embedding occur and "
-            f"are trained."
-        )
-    if embedding is None or objection:
+    embedding = _large_table(net.module)
+    if embedding is None:
         yield
         return
-    original = type(embedding)
-    _compact(embedding, torch.from_numpy(ids).to(embedding.weight.device))
-    rows = embedding._parameters["weight"]
+    full = embedding.weight
+    ids = np.union1d(ids, [i for i in (net.pad_id, embedding.padding_idx) if i is not None])
+    ids = ids[ids < len(full)].astype(np.int64)
+    objection = _objection(net, full, len(ids))
+    if objection:
+        if verbose:
+            print(f"The vocabulary is not compacted: {objection}.")
+        yield
+        return
+    if verbose:
+        print(f"{len(ids)} of {len(full)} tokens of the vocabulary are trained.")
+    rows = _compact(embedding, torch.from_numpy(ids).to(full.device))
     try:
         yield
     finally:
-        _restore(embedding, original)
+        _restore(embedding)
         if hasattr(net, "optimizer_"):
-            _hand_over(net.optimizer_, rows, embedding.weight)
+            _hand_over(net.optimizer_, rows, full)
 
 
-def _input_embedding(model: Any) -> nn.Embedding | None:
-    """The table that token ids are looked up in, if it is no more than that."""
+def _large_table(model: Any) -> nn.Embedding | None:
+    """What token ids are looked up in, if that is a large table and no more."""
     try:
         embedding = model.backbone.get_input_embeddings()
     except NotImplementedError:
         return None
-    plain = (
+    suits = (
         isinstance(embedding, nn.Embedding)
         and "weight" in embedding._parameters  # else it is computed from others
+        and len(embedding.weight) >= _MIN_ROWS
         and "forward" not in vars(embedding)  # else ours would not be called
         and not (embedding.sparse or embedding.scale_grad_by_freq or embedding.max_norm)
     )
-    return embedding if plain else None
+    return embedding if suits else None
 
 
-def _objection(net: Any, embedding: nn.Embedding, n_rows: int) -> str:
-    """Why all rows have to be trained; empty if they need not."""
-    weight = embedding.weight
+def _objection(net: Any, weight: Tensor, n_rows: int) -> str:
+    """Why all rows have to be trained, or might as well be; empty if they need not."""
     if not weight.requires_grad:
-        return "it is frozen"
-    owners = [m for m in net.module.modules() for p in m._parameters.values() if p is weight]
-    if len(owners) > 1:
-        return "other parts of the model share its weights"
-    if len(weight) < _MIN_ROWS or n_rows > _MAX_SHARE * len(weight):
-        return f"{n_rows} of {len(weight)} occur"
+        return "the input embedding is frozen"
+    users = [m for m in net.module.modules() for p in m._parameters.values() if p is weight]
+    if len(users) > 1:
+        return "another part of the model shares the input embedding"
+    if n_rows > _MAX_SHARE * len(weight):
+        return f"{n_rows} of {len(weight)} tokens occur, which would save little"
     optimizer = net.optimizer(net.module)
     if not leaves_unseen_rows_alone(optimizer):
-        return f"{type(optimizer).__name__} would change rows that do not occur"
+        return f"{type(optimizer).__name__} also changes tokens that do not occur"
     return ""
 
 
 class Table(NamedTuple):
-    """The whole of a table while some of its rows are trained elsewhere.
+    """All rows of a table of which some are trained elsewhere.
 
     Parameters
     ----------
     full : Parameter of shape (num_embeddings, embedding_dim)
         All rows as they were before training.
     ids : LongTensor of shape (n_rows,)
-        Rows that are trained.
+        The rows that are trained.
     places : LongTensor of shape (num_embeddings,)
-        Where each row stands in the small table; rows that are not trained, at the witness.
+        Where each row stands in the small table; a row that is not trained, at the witness.
+    padding : int or None
+        Where the row of the padding token stands there, if it has no gradient.
     witness : Tensor of shape (embedding_dim,)
         The last row of the small table as it was before training.
     """
@@ -141,40 +141,42 @@ class Table(NamedTuple):
     full: nn.Parameter
     ids: Tensor
     places: Tensor
+    padding: int | None
     witness: Tensor
 
 
 class CompactEmbedding(nn.Embedding):
     """An embedding whose parameter holds only the rows that are trained, and the witness.
 
-    To everybody else it is the ordinary one: so are its ``weight``, its entry in the
-    ``state_dict``, its copies and its pickles.
+    Whoever looks from outside sees the ordinary one: in ``weight``, ``state_dict``, copies and
+    pickles.
     """
 
     _table: Table
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name in torch)
-        """Rows of the moment; those that are not trained have no gradient."""
-        table, padding = self._table, self.padding_idx
+    def forward(self, input: Tensor) -> Tensor:
+        """Rows of the moment; those that are not trained take no gradient."""
+        table = self._table
         places = table.places[input]
-        trained = F.embedding(
-            places,
-            self._parameters["weight"],
-            None if padding is None else int(table.places[padding]),
-        )
+        trained = F.embedding(places, self._rows, table.padding)
         others = F.embedding(input, table.full.detach()) * self._decay()
         return torch.where((places < len(table.ids)).unsqueeze(-1), trained, others)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """All rows as they are at the moment."""
-        table, trained = self._table, self._parameters["weight"]
-        return (table.full.detach() * self._decay()).index_copy(0, table.ids, trained[:-1])
+        """All rows of the moment."""
+        others = self._table.full.detach() * self._decay()
+        return others.index_copy(0, self._table.ids, self._rows[:-1])
+
+    @property
+    def _rows(self) -> Any:
+        return self._parameters["weight"]
 
     def _decay(self) -> Tensor:
-        # The mean over columns of different size evens out how single steps are rounded.
-        now, before = self._parameters["weight"][-1].detach(), self._table.witness
+        """Factor on rows that are not trained, up to now."""
+        now, before = self._rows[-1].detach(), self._table.witness
         precision = torch.promote_types(now.dtype, torch.float32)
+        # Columns differ in size and so in how each step was rounded: the mean evens it out.
         return (now.to(precision) / before.to(precision)).mean()
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -187,30 +189,59 @@ class CompactEmbedding(nn.Embedding):
         if given is not None and given.shape == table.full.shape:
             with torch.no_grad():
                 table.full.copy_(given)
-            trained = torch.cat([table.full[table.ids], table.witness.unsqueeze(0)])
-            state_dict = {**state_dict, name: trained.detach()}
+            state_dict = {**state_dict, name: _small(table.full, table.ids, table.witness)}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        state = {key: value for key, value in vars(self).items() if key != "_table"}
-        trained = self._parameters["weight"]
-        full = nn.Parameter(self.weight.detach(), requires_grad=trained.requires_grad)
+        full = nn.Parameter(self.weight.detach(), requires_grad=self._rows.requires_grad)
+        state = {name: value for name, value in vars(self).items() if name != "_table"}
         state["_parameters"] = {**self._parameters, "weight": full}
-        return copyreg.__newobj__, (self._original(),), state  # type: ignore[attr-defined]
-
-    @classmethod
-    def _original(cls) -> type[nn.Embedding]:
-        return nn.Embedding if cls is CompactEmbedding else cls.__bases__[0]
+        return object.__new__, (_ordinary_class(self),), state
 
 
-def _compact(embedding: nn.Embedding, ids: Tensor) -> None:
-    """Make an ordinary embedding a compact one."""
-    full, original = embedding._parameters["weight"], type(embedding)
+def _small(full: Tensor, ids: Tensor, witness: Tensor) -> Tensor:
+    return torch.cat([full.detach()[ids], witness.unsqueeze(0)])
+
+
+def _compact(embedding: nn.Embedding, ids: Tensor) -> nn.Parameter:
+    """Make an ordinary embedding a compact one; its new parameter is returned."""
+    full, ordinary = embedding._parameters["weight"], type(embedding)
     assert full is not None
-    witness = 1 + torch.arange(full.shape[1], device=full.device, dtype=torch.float32)
-    witness = (1 + witness / full.shape[1]).to(full.dtype)
-    places = torch.full((len(full),), len(ids), device=full.device)
+    n_rows, width = full.shape
+    witness = (1 + torch.arange(width, device=full.device) / width).to(full.dtype)
+    places = torch.full((n_rows,), len(ids), device=full.device)
     places[ids] = torch.arange(len(ids), device=full.device)
-    rows = torch.cat([full.detach()[ids], witness.unsqueeze(0)])
-    embedding._parameters["weight"] = nn.Parameter(rows)
-    embedding._table = Table(nn.Parameter(full), ids, places, witness)
+    padding = embedding.padding_idx
+    if padding is not None:
+        padding = int(places[padding])
+    rows = nn.Parameter(_small(full, ids, witness))
+    embedding._table = Table(full, ids, places, padding, witness)  # type: ignore[assignment]
+    embedding._parameters["weight"] = rows
+    # Behind the embedding's own class, whose scaling then goes around our lookup.
+    bases = (CompactEmbedding,) if ordinary is nn.Embedding else (ordinary, CompactEmbedding)
+    embedding.__class__ = type(f"Compact{ordinary.__name__}", bases, {})
+    return rows
+
+
+def _restore(embedding: Any) -> None:
+    """Make a compact embedding the ordinary one again, with all rows of the moment."""
+    table, rows = embedding._table, embedding._rows
+    with torch.no_grad():
+        table.full.mul_(embedding._decay())
+        table.full[table.ids] = rows[:-1]
+    table.full.requires_grad_(rows.requires_grad)
+    embedding.__class__ = _ordinary_class(embedding)
+    embedding._parameters["weight"] = table.full
+    del embedding._table
+
+
+def _ordinary_class(embedding: nn.Embedding) -> type[nn.Embedding]:
+    first = type(embedding).__bases__[0]
+    return nn.Embedding if first is CompactEmbedding else first
+
+
+def _hand_over(optimizer: Any, rows: Tensor, full: Tensor) -> None:
+    """Let an optimizer go on with all rows; their moments start anew."""
+    for group in optimizer.param_groups:
+        group["params"] = [full if p is rows else p for p in group["params"]]
+    optimizer.state.pop(rows, None)
