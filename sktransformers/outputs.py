@@ -275,14 +275,13 @@ class LabelOutputs(ClassifierMixin):
 
     def _objective(self, model: Any, loss: Any, coding: Any) -> tuple[Any, dict[str, Any]]:
         if isinstance(coding, IndicatorCoding):
-            factors = None if coding.pos_weight is None else torch.from_numpy(coding.pos_weight)
+            factors = _tensor(coding.pos_weight)
             accuracy = {"accuracy": losses.share_of_right_labels}
             return losses.BinaryCrossEntropy(factors), accuracy
         accuracy = {"accuracy": losses.count_correct}
         if isinstance(loss, FocalLoss):
             return losses.Focal(float(loss.gamma)), accuracy
-        soft = isinstance(coding, SoftCoding)
-        factors = torch.from_numpy(coding.factors) if soft else None
+        factors = _tensor(coding.factors if isinstance(coding, SoftCoding) else None)
         return losses.CrossEntropy(float(loss.label_smoothing), factors), accuracy
 
     def _fit_probe(
@@ -298,6 +297,11 @@ class LabelOutputs(ClassifierMixin):
         if isinstance(coding, SoftCoding):
             return soft_probe(vectors, coding.weighted(values), weights, rng)
         return logistic_probe(vectors, values, weights, len(coding.classes), rng)
+
+
+def _tensor(factors: np.ndarray | None) -> torch.Tensor | None:
+    """Factors in float32: some devices know no float64."""
+    return None if factors is None else torch.from_numpy(factors).float()
 
 
 def _any_labels(estimator: Any) -> bool:

@@ -141,6 +141,8 @@ class PairClassifier(LabelOutputs, PairEstimator):
     head : {"linear", "native"}, Linear, MLPHead or NativeHead, default="linear"
         What maps the vector of a pair to logits: ``"linear"`` is ``Linear(dropout=0.1)``,
         ``Linear(activation="relu")`` puts a ReLU before it, ``MLPHead()`` a hidden layer.
+        ``"native"`` is the head that the backbone's family has in the transformers library,
+        pooling included, for ``interaction="cross"``.
     head_init : {"probe", "random"}, default="probe"
         Start of the head's last layer. ``"probe"`` fits a regularised linear model on the
         vectors that the frozen backbone gives for at most 10,000 training pairs and takes its
@@ -281,6 +283,8 @@ class PairRegressor(NumberOutputs, PairEstimator):
     head : {"linear", "native"}, Linear, MLPHead or NativeHead, default="linear"
         What maps the vector of a pair to logits: ``"linear"`` is ``Linear(dropout=0.1)``,
         ``Linear(activation="relu")`` puts a ReLU before it, ``MLPHead()`` a hidden layer.
+        ``"native"`` is the head that the backbone's family has in the transformers library,
+        pooling included, for ``interaction="cross"``.
     head_init : {"probe", "random"}, default="probe"
         Start of the head's last layer. ``"probe"`` fits a regularised linear model on the
         vectors that the frozen backbone gives for at most 10,000 training pairs and takes its

@@ -30,7 +30,9 @@ class TransformerSequenceClassifier(LabelOutputs, TransformerEstimator):
     {backbone}
     {pooling}
     head : {"linear", "native"}, Linear, MLPHead or NativeHead, default="linear"
-        What maps the pooled vector to logits. ``"linear"`` means ``Linear(dropout=0.1)``.
+        What maps the pooled vector to logits. ``"linear"`` means ``Linear(dropout=0.1)``;
+        ``"native"`` is the head that the backbone's family has in the transformers library,
+        pooling included.
     head_init : {"probe", "random"}, default="probe"
         Start of the head's last layer. ``"probe"`` fits a regularised logistic regression on
         the frozen backbone's pooled vectors of at most 10,000 training texts and takes its

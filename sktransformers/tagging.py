@@ -96,7 +96,8 @@ class TokenTagger(TransformerEstimator):
     self_attention : bool, default=False
         Whether one more layer of self-attention stands between backbone and head.
     head : {"linear", "native"}, Linear, MLPHead, NativeHead or CRF, default="linear"
-        What maps the vector of a word to logits. ``"linear"`` means ``Linear(dropout=0.1)``.
+        What maps the vector of a word to logits. ``"linear"`` means ``Linear(dropout=0.1)``;
+        ``"native"`` is the head that the backbone's family has in the transformers library.
     crf : bool or "auto", default="auto"
         Whether the tags of a sentence are scored together; True is short for
         ``head=CRF(constraints="auto")``. ``"auto"`` does so where the tags mark spans (BIO,

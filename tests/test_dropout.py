@@ -62,7 +62,9 @@ def fixed(monkeypatch):
 def test_rates_and_means(p):
     n, repeats = 30_001, 20
     with cheap_dropout(CPU):
-        found = torch.stack([F.dropout(torch.ones(n, dtype=torch.float64), p) for _ in range(20)])
+        found = torch.stack(
+            [F.dropout(torch.ones(n, dtype=torch.float64), p) for _ in range(repeats)]
+        )
     rate = round(p * 2**16) / 2**16
     kept = found != 0
     assert found[kept].unique().tolist() == [pytest.approx(1 / (1 - rate), rel=1e-12)]
@@ -291,6 +293,7 @@ def test_a_checkpointed_layer_draws_the_same_again(draws, reentrant, nested, bac
     torch.testing.assert_close(x.grad, torch.where(seen[0] == 0, 0, 2 * seen[0].cos()))
 
 
+@pytest.mark.filterwarnings("ignore:Using backward:UserWarning")
 def test_backward_takes_what_torchs_does():
     def grads(context):
         x, z = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)

@@ -6,13 +6,22 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from conftest import NO_DROPOUT, make_texts, save_tiny_bert
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit, ndtr
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from sktransformers import CRF, AdamW, Linear, MLPHead, TransformerSequenceClassifier
-from sktransformers.modules.heads import ACTIVATIONS, Head
+from sktransformers import (
+    CRF,
+    AdamW,
+    Linear,
+    MLPHead,
+    PairClassifier,
+    TokenTagger,
+    TransformerSequenceClassifier,
+)
+from sktransformers.modules.heads import ACTIVATIONS, BatchNorm, Head
 from sktransformers.training import loading
 from sktransformers.training.probe import logistic_probe
 
@@ -191,6 +200,183 @@ def test_all_of_a_head_learns_at_its_rate(make_clf, texts, labels):
     }
     for name, parameter in clf.model_.named_parameters():
         assert rates[id(parameter)] == (1e-3 if name.startswith("backbone.") else 1e-2), name
+
+
+# -------------------------------------------------------------- normalisation
+
+NORMS = [{"batch_norm": True}, {"layer_norm": True}, {"batch_norm": True, "layer_norm": True}]
+norms = pytest.mark.parametrize("norm", NORMS, ids=["batch", "layer", "both"])
+
+
+@pytest.mark.parametrize(
+    ("d", "hidden_sizes", "k", "expected"),
+    [
+        (768, (), 3, 2_307),
+        (2 * 768, (), 3, 1536 * 3 + 3),
+        (768, (256,), 3, 768 * 256 + 256 + 256 * 3 + 3),
+        (768, (256, 64), 3, 768 * 256 + 256 + 256 * 64 + 64 + 64 * 3 + 3),
+    ],
+)
+def test_counts_of_the_usual_heads(d, hidden_sizes, k, expected):
+    assert n_parameters(Head(d, k, hidden_sizes, "relu", 0.1)) == expected
+    for norm in NORMS:  # a factor and a bias for each entry
+        more = 2 * len(norm) * sum(hidden_sizes)
+        assert n_parameters(Head(d, k, hidden_sizes, "relu", 0.1, **norm)) == expected + more
+
+
+@norms
+def test_order_of_layers(norm):
+    head = Head(6, 3, (5, 4), "tanh", 0.1, **norm)
+    names = [type(layer).__name__ for layer in head.hidden]
+    both = [name for key, name in [("batch_norm", "BatchNorm"), ("layer_norm", "LayerNorm")]]
+    both = [name for key, name in zip(("batch_norm", "layer_norm"), both) if key in norm]
+    assert names == ["Linear", *both, "Tanh", "Dropout"] * 2
+
+
+@norms
+@pytest.mark.parametrize("training", [True, False])
+def test_normalisation_is_that_of_torch(norm, training):
+    head = Head(6, 3, (5,), "relu", 0.0, **norm).double().train(training)
+    layers = [torch.nn.Linear(6, 5)]
+    layers += [torch.nn.BatchNorm1d(5)] if "batch_norm" in norm else []
+    layers += [torch.nn.LayerNorm(5)] if "layer_norm" in norm else []
+    layers += [torch.nn.ReLU(), torch.nn.Dropout(0.0)]
+    theirs = torch.nn.Sequential(*layers).double().train(training)
+    with torch.no_grad():
+        for p in head.parameters():
+            p.normal_(1, 0.5)
+    theirs.load_state_dict(head.hidden.state_dict())
+    x = torch.randn(7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert_allclose(head.hidden(x).detach(), theirs(x).detach(), rtol=1e-10)
+    assert_allclose(head.hidden(x[:6].view(2, 3, 6)).detach().view(6, 5), theirs(x[:6]).detach())
+    if training:
+        assert torch.autograd.gradcheck(head, x.requires_grad_())
+
+
+def test_running_averages_begin_as_plain_means():
+    norm = BatchNorm(3)
+    batches = torch.randn(25, 8, 3, generator=torch.Generator().manual_seed(0)) + 5
+    for batch in batches[:10]:
+        norm(batch)
+    assert_allclose(norm.running_mean, batches[:10].mean((0, 1)), rtol=1e-5)
+    assert_allclose(norm.running_var, batches[:10].var(1).mean(0), rtol=1e-5)
+    for batch in batches[10:]:
+        mean = norm.running_mean.clone()
+        norm(batch)
+    shift = batches[-1].mean(0) - mean
+    assert_allclose(norm.running_mean, mean + 0.1 * shift, rtol=1e-5)  # as torch's own
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_single_row_in_training(n):
+    norm = BatchNorm(3)
+    norm(torch.randn(8, 3) + 2)
+    before = copy.deepcopy(norm.state_dict())
+    x = torch.randn(n, 3, requires_grad=True)
+    norm(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    assert_allclose(norm(x).detach(), norm.eval()(x).detach())
+
+
+@pytest.fixture(scope="module")
+def without_dropout(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("no-dropout"), **NO_DROPOUT)
+
+
+def normalised(**params):
+    return MLPHead((16, 12), dropout=0.0, **params)
+
+
+def problem(kind):
+    texts, labels = make_texts(41)  # with batches of 8 the last one has a single row
+    if kind == "tagger":
+        return [text.split() for text in texts], [
+            [y] * len(x.split()) for x, y in zip(texts, labels)
+        ]
+    return (texts if kind == "sequence" else [*zip(texts, texts[::-1])]), labels
+
+
+KINDS = {
+    "sequence": lambda: TransformerSequenceClassifier(long_text="window", max_length=8),
+    "cross": lambda: PairClassifier(),
+    "all": lambda: PairClassifier(interaction="all", symmetric=True),
+    "attention": lambda: PairClassifier(interaction="attention"),
+    "tagger": lambda: TokenTagger(crf=False),
+    "tagger with windows": lambda: TokenTagger(crf=False, max_length=8, self_attention=True),
+}
+
+
+@norms
+@pytest.mark.parametrize("head_init", ["probe", "random"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_batch_is_that_of_the_optimizer(without_dropout, kind, norm, head_init):
+    X, y = problem(kind.split()[0])
+    states = []
+    for max_batch_tokens in (10_000, 24, 1):
+        model = KINDS[kind]().set_params(
+            backbone=without_dropout,
+            head=normalised(**norm),
+            head_init=head_init,
+            max_batch_tokens=max_batch_tokens,
+            max_epochs=1,
+            batch_size=8,
+            lr=1e-3,
+            optimizer="sgd",
+            device="cpu",
+            random_state=0,
+        )
+        states.append(model.fit(X, y).model_.state_dict())
+    for other in states[1:]:
+        for name, value in states[0].items():
+            assert_allclose(other[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
+    if "batch_norm" in norm:
+        counted = [v for name, v in states[0].items() if name.endswith("num_batches_tracked")]
+        alone = kind.startswith("tagger") or kind == "all"  # several words; in both orders
+        steps = 6 if alone else 5
+        assert [int(n) for n in counted] == [steps + (head_init == "probe")] * 2
+
+
+@norms
+def test_learns_with_normalisation(make_clf, texts, labels, norm):
+    clf = make_clf(head=MLPHead((16,), **norm), lr=3e-3, max_epochs=20)
+    clf.set_params(optimizer=AdamW(head_lr=1e-2)).fit(texts, labels)
+    assert clf.score(texts, labels) > 0.95
+    again = pickle.loads(pickle.dumps(clf))
+    assert_array_equal(again.predict_proba(texts), clf.predict_proba(texts))
+    one_by_one = np.concatenate([clf.predict_proba([text]) for text in texts])
+    assert_allclose(one_by_one, clf.predict_proba(texts), atol=1e-5)
+
+
+@norms
+def test_normalised_model_is_saved_and_loaded(make_clf, texts, labels, norm, tmp_path):
+    clf = make_clf(head=MLPHead((9, 8), **norm), max_epochs=1).fit(texts, labels)
+    clf.model_.save_pretrained(tmp_path)
+    expected = clf.predict_proba(texts)
+    clf.model_ = type(clf.model_).from_pretrained(tmp_path).eval()
+    assert_allclose(clf.predict_proba(texts), expected, atol=1e-6)
+
+
+def test_the_probe_reads_normalised_features(make_clf, without_dropout, texts, labels):
+    clf = make_clf(backbone=without_dropout, head=normalised(batch_norm=True), batch_size=48)
+    clf.set_params(lr=1e-12, max_epochs=1).fit(texts, labels)
+    model = clf.model_
+    encoded = clf._make_encoder(model, clf.tokenizer_, 64).encode(texts).encoded
+    pooled = clf._predictor(model, 0).texts(model, encoded)
+    with torch.no_grad():
+        seen = copy.deepcopy(model.head).train().hidden(pooled)  # what training normalises
+        hidden = model.head.hidden(pooled)
+        assert_allclose(hidden, seen, rtol=0.05, atol=0.05)
+    coef, intercept = logistic_probe(
+        hidden.double().numpy(),
+        np.searchsorted(clf.classes_, labels),
+        np.ones(48),
+        3,
+        np.random.default_rng(0),
+    )
+    found = model.head.out
+    assert_allclose(found.weight.detach(), coef, atol=0.02 * np.abs(coef).max())
+    assert_allclose(found.bias.detach(), intercept, atol=0.02)
 
 
 # --------------------------------------------------------------------- bad values

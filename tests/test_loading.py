@@ -140,6 +140,19 @@ def test_options(tiny_backbone):
     assert load(tiny_backbone).backbone.dtype == torch.float32
 
 
+@pytest.mark.parametrize("source", ["directory", "loaded model"])
+def test_dropout(tiny_backbone, source):
+    model = AutoModel.from_pretrained(tiny_backbone)
+    backbone = load(tiny_backbone if source == "directory" else model, dropout=0.25).backbone
+    assert {m.p for m in backbone.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
+    config = backbone.config
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.25, 0.25)
+    assert config.classifier_dropout == 0.1  # of heads, that follow the backbone if it is None
+    assert model.config.hidden_dropout_prob == 0.1
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
+    assert load(tiny_backbone).backbone.config.hidden_dropout_prob == 0.1
+
+
 def test_options_reach_the_fitted_model(make_clf, tiny_backbone, texts, labels):
     backbone = Backbone(tiny_backbone, attn_implementation="eager", dtype="float64")
     clf = make_clf(backbone=backbone, max_epochs=1).fit(texts, labels)

@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
+    PreTrainedConfig,
     T5Config,
     XLNetConfig,
     pipeline,
@@ -37,6 +38,7 @@ from sktransformers import (
     TransformerSequenceClassifier,
     Windows,
 )
+from sktransformers.modules.backbone import set_dropout
 from sktransformers.modules.native import NativeSequenceModel, NativeTaggingModel, last_layer
 from sktransformers.training import loading
 
@@ -148,8 +150,8 @@ def test_logits_of_words(case, tmp_path):
 
 def test_fit(case, tmp_path):
     clf = TransformerSequenceClassifier(case.directory, head="native", lr=5e-3, **LITTLE)
-    clf.set_params(max_epochs=12).fit(TEXTS, LABELS)
-    assert log_loss(LABELS, clf.predict_proba(TEXTS)) < 0.9  # from ln 3 = 1.1
+    clf.set_params(max_epochs=6).fit(TEXTS, LABELS)
+    assert clf.history_[-1]["train_loss"] < clf.history_[0]["train_loss"] - 0.05
     native = clf.model_.native
     assert type(native) is AutoModelForSequenceClassification._model_mapping[type(case.config)]
     assert native.config.id2label == {0: "city", 1: "food", 2: "sea"}
@@ -225,7 +227,7 @@ def test_probe_start(native):
     for start in ("probe", "random"):
         clf = native(head_init=start, lr=1e-12, max_epochs=1).fit(*make_texts(48))
         losses[start] = clf.history_[0]["train_loss"]
-    assert losses["probe"] < 0.9 < 1.05 < losses["random"]
+    assert losses["probe"] < losses["random"] - 0.02
 
 
 def test_probe_start_of_a_layer_without_bias(tmp_path):
@@ -293,11 +295,10 @@ def test_hidden_layers_of_a_given_head_come_along(tmp_path):
 def test_random_weights(native, tiny_backbone):
     for name in (tiny_backbone, AutoModel.from_pretrained(tiny_backbone)):
         backbone = Backbone(name, pretrained=False)
-        weight = native(backbone=backbone, **STILL).fit(TEXTS, LABELS).model_.backbone
-        reference = AutoModel.from_pretrained(tiny_backbone)
-        assert not torch.equal(
-            weight.embeddings.word_embeddings.weight, reference.embeddings.word_embeddings.weight
-        )
+        clf = native(backbone=backbone, **{**STILL, "random_state": 1}).fit(TEXTS, LABELS)
+        ours = clf.model_.backbone.embeddings.word_embeddings.weight
+        reference = AutoModel.from_pretrained(tiny_backbone).embeddings.word_embeddings.weight
+        assert (ours - reference).abs().mean() > 0.01
 
 
 def test_head_has_its_rate(native):
@@ -403,7 +404,7 @@ def test_parameters_that_the_head_decides(native, cls, params, message):
 
 @pytest.mark.parametrize("head", ["native", NativeHead()])
 def test_no_crf(native, head):
-    with pytest.raises(ValueError, match="crf=True and head=.*ative.* contradict each other"):
+    with pytest.raises(ValueError, match=r"crf=True and head=.*ative.* contradict each other"):
         native(TokenTagger, head=head, crf=True).fit(SENTENCES, SENTENCES)
 
 
@@ -415,7 +416,7 @@ def test_families_without_such_a_head(tmp_path, native):
         native(backbone=str(tmp_path)).fit(TEXTS, LABELS)
     config = XLNetConfig(vocab_size=300, d_model=16, n_layer=1, n_head=2, d_inner=16)
     AutoModel.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="XLNet.* reads the last place of a batch, padding or no"):
+    with pytest.raises(ValueError, match=r"XLNet.* reads the last place of a batch, padd"):
         native(backbone=str(tmp_path)).fit(TEXTS, LABELS)
 
 
@@ -423,9 +424,7 @@ def test_a_head_that_ends_otherwise(tiny_backbone):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_backbone, num_labels=3)
     assert last_layer(model) == "classifier"
     model.classifier = torch.nn.Bilinear(32, 32, 3)
-    with pytest.raises(
-        ValueError, match=r"BertForSeq.*\(family 'bert'\) has no linear layer with 3"
-    ):
+    with pytest.raises(ValueError, match=r"BertForSeq.*'bert'\) has no linear layer with 3"):
         last_layer(model)
 
 
@@ -447,6 +446,14 @@ def test_probe_of_a_layer_that_is_not_the_last(native):
 def test_dropout_that_is_none(native, tiny_backbone, p):
     with pytest.raises(ValueError, match="'dropout' parameter of Backbone must be a float"):
         native(backbone=Backbone(tiny_backbone, dropout=p)).fit(TEXTS, LABELS)
+
+
+def test_a_backbone_without_dropout():
+    backbone = torch.nn.Linear(1, 1)
+    backbone.config = PreTrainedConfig()
+    set_dropout(backbone, 0.0)
+    with pytest.raises(ValueError, match=r"dropout=0\.1\): the backbone Linear has no dropout"):
+        set_dropout(backbone, 0.1)
 
 
 # ------------------------------------------------------------ fine-tuned checkpoints
@@ -580,21 +587,19 @@ def test_loaded_checkpoint(checkpoints):
     there = TransformerSequenceClassifier.from_pretrained(name, device="cpu")
     assert_array_equal(clf.predict_proba(TEXTS), there.predict_proba(TEXTS))
     assert list(model.config.id2label.values()) == NAMES  # not ours to reorder
-    with pytest.raises(
-        ValueError, match="the loaded BertModel is no checkpoint of AutoModelForSeq"
-    ):
+    with pytest.raises(ValueError, match="the loaded BertModel is no checkpoint of AutoMod"):
         TransformerSequenceClassifier.from_pretrained(model.bert)
 
 
 @pytest.mark.parametrize("cls", [TransformerSequenceClassifier, PairRegressor, TokenTagger])
 def test_no_head_in_the_files(tiny_backbone, cls):
-    with pytest.raises(ValueError, match="is no checkpoint of AutoModelFor.* it has no trained he"):
+    with pytest.raises(ValueError, match=r"is no checkpoint of AutoModel.* it has no trained he"):
         cls.from_pretrained(tiny_backbone)
 
 
 def test_other_checkpoints(checkpoints):
     clf = TransformerSequenceClassifier
-    with pytest.raises(ValueError, match="several labels a text .* not supported yet"):
+    with pytest.raises(ValueError, match=r"several labels a text .* not supported yet"):
         clf.from_pretrained(checkpoints(problem_type="multi_label_classification"))
     with pytest.raises(ValueError, match="gives several of its outputs the same name"):
         clf.from_pretrained(checkpoints(names=["a", "a"]))

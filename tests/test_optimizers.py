@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import NO_DROPOUT, save_tiny_bert
+from families import FAMILIES
 from sklearn.base import clone
 from torch import nn
+from transformers import AutoModel
 
 import sktransformers.training.optimizers as optimizers
 from sktransformers import (
@@ -21,7 +23,10 @@ from sktransformers import (
     AdamW,
     Backbone,
     BatchHistory,
+    BitFit,
+    GradualUnfreezing,
     Linear,
+    LoRA,
     RAdam,
     TorchOptimizer,
 )
@@ -349,6 +354,43 @@ def test_rate_of_each_layer(make_still, texts, labels, spec):
             decay = group["weight_decay"] + group["decoupled_decay"]
             assert decay == (0.2 if parameter.ndim > 1 else 0.0)
     assert {row["lr"] for row in clf.history_} == {clf.lr_} == {0.08}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layers_of_every_family(name):
+    family = FAMILIES[name]
+    model = nn.Module()
+    model.backbone = AutoModel.from_config(family.config(400))
+    model.head = nn.Linear(4, 3)
+    spec = AdamW(layer_decay=0.5)
+    optimizer = build_optimizer(model, spec, lr=0.8, head_lr=3.0, weight_decay=0.1)
+    groups = optimizer.param_groups
+    rates = {p: group["lr"] for group in groups for p in group["params"]}
+    assert rates.keys() == set(model.parameters())
+    n_blocks = len(parts(model.backbone).blocks)
+    expected = [*(0.8 * 0.5**depth for depth in range(n_blocks, -1, -1)), 3.0]
+    assert sorted(set(rates.values())) == pytest.approx(expected)
+    assert rates[model.backbone.get_input_embeddings().weight] == 0.8 * 0.5**n_blocks
+    assert groups[0]["lr"] == 0.8
+
+
+@pytest.mark.parametrize("averaging", ["ema", "swa"])
+@pytest.mark.parametrize("finetune", ["head", 1, GradualUnfreezing(), LoRA(r=2), BitFit()], ids=str)
+def test_with_every_strategy(make_clf, texts, labels, finetune, averaging):
+    if isinstance(finetune, LoRA):
+        pytest.importorskip("peft")
+    spec = SGD(averaging=averaging, layer_decay=0.5, l2=1e-3)
+    clf = make_clf(
+        finetune=finetune, optimizer=spec, max_epochs=4, early_stopping=True, n_iter_no_change=9
+    )
+    clf.fit(texts, labels)
+    trained = {p for group in clf.net_.optimizer_.param_groups for p in group["params"]}
+    # The last of the four epochs of gradual unfreezing has reached the embeddings.
+    assert sum(p.numel() for p in trained) == clf.n_trained_parameters_
+    assert np.isfinite(clf.predict_proba(texts)).all()
+    assert clf.lr_ == 1e-3
+    curve = clf.find_lr(texts, labels, n_steps=4)
+    assert np.isfinite(curve.losses).all()
 
 
 def test_layer_decay_moves_lower_layers_less(make_still, texts, labels):

@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import log_loss
 
 from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.encoding import TextEncoder
 from sktransformers.training import probe
-from sktransformers.training.probe import logistic_probe, probe_rows, ridge_probe
+from sktransformers.training.probe import (
+    binary_probe,
+    logistic_probe,
+    probe_rows,
+    ridge_probe,
+    soft_probe,
+)
 
 
 def blobs(n, n_classes, width=12, spread=1.0, seed=0):
@@ -551,3 +557,180 @@ def test_the_generator_alone_decides_about_numbers():
     for ours, again in zip(ridge(vectors, values, seed=3), ridge(vectors, values, seed=3)):
         np.testing.assert_array_equal(ours, again)
     assert (np.random.get_state()[1] == state).all()
+
+
+# ------------------------------------------------------------------- soft targets
+
+
+def fit_soft(vectors, targets, weights=None, seed=0):
+    weights = np.ones(len(targets)) if weights is None else weights
+    return soft_probe(vectors, targets, weights, np.random.default_rng(seed))
+
+
+def test_sure_soft_targets_give_the_probe_of_labels():
+    vectors, codes = blobs(60, 3)
+    weights = np.random.default_rng(1).uniform(0.5, 2, 60)
+    for found, expected in zip(
+        fit_soft(vectors, np.eye(3)[codes], weights), fit(vectors, codes, weights)
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("strength", [0.01, 1.0])
+def test_soft_targets_are_weighted_entries(choose, strength):
+    choose(strength)
+    vectors, codes = blobs(60, 3)
+    targets = 0.7 * np.eye(3)[codes] + 0.3 * np.random.default_rng(0).dirichlet(np.ones(3), 60)
+    scaled = vectors - vectors.mean(axis=0)
+    scaled /= np.sqrt((scaled**2).mean())
+    reference = LogisticRegression(C=strength, tol=1e-3, max_iter=200)
+    reference.fit(np.repeat(scaled, 3, axis=0), [0, 1, 2] * 60, sample_weight=targets.ravel())
+    found = proba(fit_soft(vectors, targets), vectors)
+    np.testing.assert_allclose(found, reference.predict_proba(scaled), rtol=0, atol=1e-3)
+
+
+def test_many_soft_targets_are_read_as_their_most_probable_class(monkeypatch):
+    monkeypatch.setattr(probe, "_MAX_ENTRIES", 100)
+    vectors, codes = blobs(60, 3)
+    targets = 0.7 * np.eye(3)[codes] + 0.1
+    for found, expected in zip(fit_soft(vectors, targets), fit(vectors, codes)):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_entries_of_a_row_are_held_out_together(monkeypatch):
+    """Noise cannot be learnt; a copy of a row that is held out would give it away."""
+    rng = np.random.default_rng(0)
+    vectors, targets = rng.normal(size=(60, 200)), rng.dirichlet(np.full(3, 0.5), 60)
+    chosen = []
+    best_strength = probe._best_strength
+    monkeypatch.setattr(
+        probe, "_best_strength", lambda *a: chosen.append(best_strength(*a)) or chosen[-1]
+    )
+    fit_soft(vectors, targets)
+    assert chosen[0][0] <= 0.01
+    assert chosen[0][1] > 0.95 * np.log(3)
+
+
+# ----------------------------------------------------------------- several labels
+
+
+def many(n, n_labels, width=12, seed=0):
+    """Vectors and labels of any frequency that depend on them."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, width)) * rng.uniform(0.1, 3, width)
+    logits = vectors @ rng.normal(size=(width, n_labels)) + np.linspace(-6, 3, n_labels)
+    return 0.1 * vectors + 5.0, (logits + rng.logistic(size=logits.shape) > 0).astype(np.int8)
+
+
+def fit_many(vectors, targets, weights=None, pos_weight=None, seed=0):
+    weights = np.ones(len(targets)) if weights is None else weights
+    return binary_probe(vectors, targets, weights, pos_weight, np.random.default_rng(seed))
+
+
+def binary_loss(head, vectors, targets):
+    z = vectors @ head[0].T + head[1]
+    return np.logaddexp(0, np.where(targets > 0, -z, z)).mean()
+
+
+@pytest.mark.parametrize("strength", [0.001, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_is_a_logistic_regression_a_label(monkeypatch, strength, weighted):
+    monkeypatch.setattr(probe, "_best_shared_strength", lambda *args: (strength, 0.0))
+    vectors, targets = many(200, 5)
+    rng = np.random.default_rng(1)
+    weights = rng.uniform(0.1, 5, 200) if weighted else np.ones(200)
+    pos_weight = rng.uniform(0.5, 4, 5) if weighted else np.ones(5)
+    center = (weights @ vectors) / weights.sum()
+    scaled = (vectors - center) / np.sqrt(((vectors - center) ** 2).mean())
+    coef, intercept = fit_many(vectors, targets, weights, pos_weight)
+    for j in range(5):
+        w = weights / weights.mean() * np.where(targets[:, j], pos_weight[j], 1)
+        reference = LogisticRegression(C=strength, tol=1e-8, max_iter=5000)
+        reference.fit(scaled, targets[:, j], sample_weight=w)
+        np.testing.assert_allclose(
+            expit(vectors @ coef[j] + intercept[j]),
+            reference.predict_proba(scaled)[:, 1],
+            atol=5e-3,
+        )
+
+
+def test_labels_share_the_strength_that_serves_them_best_together(monkeypatch):
+    vectors, targets = many(300, 6)
+    chosen = []
+    best = probe._best_shared_strength
+    monkeypatch.setattr(
+        probe, "_best_shared_strength", lambda *a: chosen.append(best(*a)) or chosen[-1]
+    )
+    head = fit_many(vectors, targets)
+    rate = targets.mean(axis=0).clip(0.001, 0.999)
+    base = (np.zeros_like(head[0]), np.log(rate / (1 - rate)))
+    assert chosen[0][0] in probe._STRENGTHS
+    assert binary_loss(head, vectors, targets) < binary_loss(base, vectors, targets)
+    # The head is as sure as it is right on rows that were held out.
+    assert binary_loss(head, vectors, targets) >= chosen[0][1] - 1e-3
+
+
+def test_a_head_of_labels_starts_half_way_from_their_frequencies(monkeypatch):
+    vectors, targets = many(200, 4)
+    whole = fit_many(vectors, targets)
+    monkeypatch.setattr(probe, "_SHARE", 0.5)
+    half = fit_many(vectors, targets)
+    np.testing.assert_allclose(half[0], 0.5 * whole[0], rtol=1e-9)
+    present = targets.sum(axis=0) + 0.5
+    base = np.log(present / (201 - present))
+    logits = [vectors @ coef.T + intercept for coef, intercept in (whole, half)]
+    np.testing.assert_allclose(logits[1], base + 0.5 * (logits[0] - base), atol=1e-9)
+
+
+def test_noise_gives_labels_their_frequencies():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(100, 50))
+    targets = (rng.random((100, 8)) < np.linspace(0.05, 0.95, 8)).astype(np.int8)
+    coef, intercept = fit_many(vectors, targets)
+    found = expit(vectors @ coef.T + intercept)
+    assert np.abs(found - targets.mean(axis=0)).max() < 0.15
+
+
+def test_labels_with_one_value():
+    vectors, targets = many(60, 3)
+    targets = np.column_stack([targets, np.ones(60), np.zeros(60)])
+    coef, intercept = fit_many(vectors, targets)
+    assert (coef[3:] == 0).all()
+    np.testing.assert_allclose(intercept[3:], [np.log(60.5 / 0.5), -np.log(60.5 / 0.5)])
+    coef, intercept = fit_many(vectors, np.ones((60, 2)))
+    assert (coef == 0).all() and np.isfinite(intercept).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_few_rows_of_labels(n):
+    vectors, targets = many(n, 3)
+    targets[0] = 1 - targets[-1]
+    for part in fit_many(vectors, targets):
+        assert np.isfinite(part).all()
+
+
+def test_equal_vectors_say_nothing():
+    targets = many(30, 3)[1]
+    coef, intercept = fit_many(np.ones((30, 4)), targets)
+    assert np.isfinite(coef).all() and np.isfinite(intercept).all()
+    assert np.abs(coef).max() < 1e-6
+
+
+def test_many_labels_take_no_longer_than_they_must(monkeypatch):
+    fits = []
+    fit_labels = probe._fit_labels
+    monkeypatch.setattr(probe, "_fit_labels", lambda *a: fits.append(a[2].shape) or fit_labels(*a))
+    monkeypatch.setattr(probe, "_MAX_LOGITS", 15_000)
+    vectors, targets = many(300, 150)
+    coef, _ = fit_many(vectors, targets)
+    assert len(fits) == 4  # three strengths once, and the best of them
+    assert fits[-1][0] == 100 and coef.shape == (150, 12)
+
+
+def test_unit_of_the_weights_does_not_matter_to_labels():
+    vectors, targets = many(100, 3)
+    weights = np.random.default_rng(0).uniform(0.5, 2, 100)
+    for part, same in zip(
+        fit_many(vectors, targets, weights), fit_many(vectors, targets, 7 * weights)
+    ):
+        np.testing.assert_allclose(part, same, rtol=1e-6, atol=1e-8)

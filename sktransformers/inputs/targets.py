@@ -351,9 +351,10 @@ def check_soft(
     if names is not None and set(names.tolist()) == set(classes.tolist()):
         matrix = matrix[:, [names.tolist().index(label) for label in classes.tolist()]]
     if matrix.dtype.kind not in "biuf":
-        for (i, j), value in np.ndenumerate(matrix):
-            if not isinstance(value, (Real, Decimal)) and not is_missing(value):
-                raise ValueError(f"{name}[{i}, {j}] is {describe(value)}; {expected}.")
+        for i, row in enumerate(matrix.tolist()):
+            for j, value in enumerate(row):
+                if not isinstance(value, (Real, Decimal)) and not is_missing(value):
+                    raise ValueError(f"{name}[{i}, {j}] is {describe(value)}; {expected}.")
         matrix = np.where(np.vectorize(is_missing, otypes=[bool])(matrix), np.nan, matrix)
     proba = matrix.astype(np.float64)
     bad = ~np.isfinite(proba) | (proba < 0)

@@ -39,7 +39,7 @@ def check_range(lr_min: Any, lr_max: Any, n_steps: Any) -> None:
         raise ValueError(f"n_steps must be at least 2; got {n_steps}.")
 
 
-@dataclass
+@dataclass(eq=False)
 class LearningRateCurve:
     """Loss of batches at growing learning rates.
 

@@ -140,7 +140,8 @@ def load_native(spec: Backbone, auto: Any, names: Sequence[str] | None, *, verbo
     with quiet(verbose):
         source = _source(spec)
         if isinstance(spec.name, PreTrainedModel):
-            native, fresh = _head_on(spec, auto, names), []
+            native = _head_on(spec, auto, names)
+            fresh: list[str] = []
         else:
             native, fresh = _load_model(source, spec, auto, names)
         loaded = _complete(native.base_model, native, source, spec)
@@ -188,7 +189,8 @@ def _source(spec: Backbone) -> Source | None:
     """Where the files are; None for a loaded model with a tokenizer of its own."""
     if not isinstance(spec.name, PreTrainedModel):
         return locate(spec.name, spec)
-    origin = spec.name.base_model.name_or_path
+    model: Any = spec.name.base_model
+    origin = model.name_or_path
     if spec.tokenizer is None and not origin:
         raise ValueError(
             "backbone is a loaded model that does not say where it came from: pass "

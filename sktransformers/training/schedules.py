@@ -20,7 +20,7 @@ from sktransformers.specs import (
     WarmupStableDecay,
 )
 
-_SMALLEST = 1e-30  # what a power may round to zero still is a step
+_SMALLEST = 1e-30  # no step has a rate of zero, not even where a power rounds to it
 
 
 def warmup_steps(warmup: float, n_steps: int) -> int:

@@ -43,8 +43,10 @@ def leaves_unseen_rows_alone(optimizer: torch.optim.Optimizer) -> bool:
 
     Decay that goes through the gradients (L2) enters Adam's moments and the gradients' norm.
     """
+    decoupled = type(optimizer) is torch.optim.AdamW  # the others say so in their groups
     return type(optimizer) in _ENTRY_WISE and not any(
-        group.get("l2") or (group["weight_decay"] and not group.get("decoupled_weight_decay"))
+        group.get("l2")
+        or (group["weight_decay"] and not (decoupled or group.get("decoupled_weight_decay")))
         for group in optimizer.param_groups
     )
 
