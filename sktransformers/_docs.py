@@ -32,8 +32,8 @@ finetune : {"full", "head"}, int, GradualUnfreezing, LoRA or BitFit, default="fu
 lr : float, default=None
     Peak learning rate of the backbone. None means
     ``2e-4 * (384 / hidden_size) ** 2``, at least 1e-5 and at most 1e-3: 2e-4 for the
-    default backbone, 5e-5 for one as wide as BERT-base; with LoRA and BitFit ten times
-    that. The value used is ``lr_``; ``find_lr`` helps to find another.
+    default backbone, 5e-5 for one as wide as BERT-base; with LoRA five times that, with
+    BitFit ten times. The value used is ``lr_``; ``find_lr`` helps to find another.
 max_epochs : int, default=3
     Passes over the training rows.
 batch_size : int, default=16

@@ -9,9 +9,11 @@ from torch import nn
 from sktransformers.modules.backbone import Parts, below_pooler, parts
 from sktransformers.specs import BitFit, GradualUnfreezing, LoRA
 
-# A few new or small parameters take, and need, larger steps than pretrained weights: this many
-# times the rate of full fine-tuning.
-_FEW_PARAMETERS = 10.0
+# New or few parameters take, and need, larger steps than all of the pretrained weights: this many
+# times their rate. Of 2.5, 5 and 10 (LoRA) and of 5, 10 and 20 (BitFit) the best at 600 rows of
+# trec6 and clinc150.
+_LORA_FACTOR = 5.0
+_BITFIT_FACTOR = 10.0
 
 
 class Strategy:
@@ -146,7 +148,7 @@ class Gradual(Strategy):
 class Adapters(Strategy):
     """Low-rank adapters in the blocks are trained, with the head."""
 
-    lr_factor = _FEW_PARAMETERS
+    lr_factor = _LORA_FACTOR
 
     def __init__(self, spec: LoRA):
         self.spec = spec
@@ -219,7 +221,7 @@ class Adapters(Strategy):
 class Biases(Strategy):
     """The bias terms of the backbone are trained, with the head."""
 
-    lr_factor = _FEW_PARAMETERS
+    lr_factor = _BITFIT_FACTOR
 
     def prepare(self, model: Any) -> None:
         super().prepare(model)
