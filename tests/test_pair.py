@@ -118,7 +118,7 @@ def untrained(make_pair):
 @pytest.fixture(scope="session", params=INTERACTIONS)
 def learnt(request, make_pair):
     """A classifier that has learnt which texts go together; copy it before changing it."""
-    return make_pair(interaction=request.param, lr=5e-3, max_epochs=10).fit(X, Y)
+    return make_pair(interaction=request.param, lr=5e-3, max_epochs=14).fit(X, Y)
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +158,8 @@ class Watch:
 
     @property
     def n_sequences(self):
-        return sum(len(call["input_ids"]) for call in self.calls)
+        # Two tokens alone only show where the blocks are.
+        return sum(len(c["input_ids"]) for c in self.calls if c["input_ids"].tolist() != [[0, 1]])
 
 
 # ------------------------------------------------------------------------- what is learnt
@@ -167,7 +168,7 @@ class Watch:
 def test_learns_pairs(learnt):
     assert learnt.score(X, Y) >= 0.85
     assert learnt.history_[-1]["train_loss"] < 0.65 < learnt.history_[0]["train_loss"]
-    assert learnt.n_iter_ == len(learnt.history_) == 10
+    assert learnt.n_iter_ == len(learnt.history_) == 14
 
 
 def test_outputs(learnt):

@@ -264,9 +264,7 @@ def strategy_of(finetune: Any) -> Strategy:
 
 def lora_layers(backbone: nn.Module) -> dict[str, Any]:
     """Layers with an adapter, by name."""
-    return {
-        name: module for name, module in backbone.named_modules() if hasattr(module, "lora_A")
-    }
+    return {name: module for name, module in backbone.named_modules() if hasattr(module, "lora_A")}
 
 
 def fold_adapters(backbone: nn.Module) -> None:
@@ -301,4 +299,3 @@ def _peft() -> Any:
             "finetune=LoRA() needs the library PEFT: pip install sktransformers[peft]"
         ) from error
     return peft
-
