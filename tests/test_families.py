@@ -50,7 +50,7 @@ def case(request, tmp_path_factory):
         str(directory),
         head_init="random",
         lr=5e-3,
-        max_epochs=12,
+        max_epochs=20,
         batch_size=4,
         device="cpu",
         random_state=0,

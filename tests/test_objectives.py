@@ -97,7 +97,7 @@ def train_loss(clf):
         ("focal", lambda log_p: -((1 - np.exp(log_p)) ** 2) * log_p),
         (FocalLoss(0.5), lambda log_p: -((1 - np.exp(log_p)) ** 0.5) * log_p),
     ],
-    ids=repr,
+    ids=["auto", "cross_entropy", "focal", "FocalLoss(0.5)"],
 )
 @pytest.mark.parametrize("balanced", [None, "balanced"])
 def test_the_loss_is_the_one_asked_for(
