@@ -615,6 +615,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
             names, config.problem_type, loading.label(options.backbone)
         )
         model = estimator._make_native(loaded.native)
+        model.config.problem_type = coding.problem_type
         if len(names) > 1:
             model.reorder([names.index(name) for name in coding.names])
         model.to(options.device).eval()

@@ -253,19 +253,16 @@ class LabelOutputs(ClassifierMixin):
 
     def _checkpoint_coding(
         self, names: list[str], problem_type: str | None, name: str
-    ) -> ClassCoding:
+    ) -> ClassCoding | IndicatorCoding:
         if len(names) < 2 or problem_type == "regression":
             raise ValueError(
                 f"{name} is a checkpoint for regression ({len(names)} output, a number): a "
                 f"regressor such as PairRegressor can read it, {type(self).__name__} cannot."
             )
-        if problem_type == "multi_label_classification":
-            raise ValueError(
-                f"{name} is a checkpoint for several labels a text (its problem_type is "
-                f"{problem_type!r}), which is not supported yet."
-            )
         if len(set(names)) < len(names):
             raise ValueError(f"{name} gives several of its outputs the same name: {names}.")
+        if problem_type == IndicatorCoding.problem_type:
+            return IndicatorCoding(np.array(names), None)
         return ClassCoding(np.array(sorted(names)), np.ones(len(names)))
 
     def _loss(self) -> Any:

@@ -154,16 +154,16 @@ def test_rows_keep_their_content(encoded, data):
     which = np.array(which, int)
     taken, whole = encoded.take(which), content(encoded)
     assert content(taken) == [whole[i] for i in which]
-    assert taken.lengths.tolist() == encoded.lengths[which].tolist()
+    assert taken.slots.tolist() == encoded.slots[which].tolist()
     assert content(Encoded.concatenate([encoded, taken, encoded])) == (
         whole + [whole[i] for i in which] + whole
     )
 
 
 @given(encoded_())
-def test_lengths_are_those_of_all_windows(encoded):
-    expected = [sum(len(w[0]) for text in row for w in text) for row in content(encoded)]
-    assert encoded.lengths.tolist() == expected
+def test_slots_are_those_of_one_rectangle_a_row(encoded):
+    sizes = [[len(w[0]) for text in row for w in text] for row in content(encoded)]
+    assert encoded.slots.tolist() == [len(row) * max(row, default=0) for row in sizes]
 
 
 @given(encoded_(texts_a_row=2), st.data())

@@ -486,6 +486,21 @@ def test_probabilities_equal_those_of_the_pipeline(checkpoints):
     assert native.config.label2id == clf.model_.config.label2id == {"city": 0, "food": 1, "sea": 2}
 
 
+def test_several_labels_equal_those_of_the_pipeline(checkpoints):
+    name = checkpoints(problem_type="multi_label_classification")
+    clf = TransformerSequenceClassifier.from_pretrained(name, device="cpu")
+    assert clf.classes_.tolist() == list(NAMES)  # columns of a matrix keep their order
+    found = pipeline("text-classification", model=name, top_k=None, device="cpu")(MIXED)
+    expected = [{row["label"]: row["score"] for row in rows} for rows in found]
+    expected = np.array([[row[name] for name in clf.classes_] for row in expected])
+    assert_allclose(clf.predict_proba(MIXED), expected, rtol=0, atol=1e-6)
+    assert_array_equal(clf.predict(MIXED), expected > 0.5)
+    again = clf.set_params(warm_start=True).fit(
+        TEXTS, np.eye(3, dtype=int)[np.arange(len(TEXTS)) % 3]
+    )
+    assert again.predict(TEXTS).shape == (len(TEXTS), 3)
+
+
 def test_tags_equal_those_of_the_pipeline(checkpoints):
     name = checkpoints(AutoModelForTokenClassification, TAGS)
     tagger = TokenTagger.from_pretrained(name, device="cpu")
@@ -599,8 +614,6 @@ def test_no_head_in_the_files(tiny_backbone, cls):
 
 def test_other_checkpoints(checkpoints):
     clf = TransformerSequenceClassifier
-    with pytest.raises(ValueError, match=r"several labels a text .* not supported yet"):
-        clf.from_pretrained(checkpoints(problem_type="multi_label_classification"))
     with pytest.raises(ValueError, match="gives several of its outputs the same name"):
         clf.from_pretrained(checkpoints(names=["a", "a"]))
     with pytest.raises(ValueError, match="from_pretrained keeps the head of the checkpoint"):

@@ -132,10 +132,18 @@ class Encoded:
         return len(self.rows)
 
     @property
-    def lengths(self) -> np.ndarray:
-        """Number of tokens of each row."""
-        tokens = np.diff(self.sequences.start[self.windows])
-        return tokens[self.rows].sum(axis=1)
+    def slots(self) -> np.ndarray:
+        """Slots that the sequences of each row fill, padded to the longest of them."""
+        longest, counts = self._longest()
+        return longest * counts
+
+    def _longest(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of the longest sequence of each row, and its number of sequences."""
+        counts = np.diff(self.windows)
+        longest = np.zeros(len(counts), np.int64)
+        text = np.repeat(np.arange(len(counts)), counts)
+        np.maximum.at(longest, text, self.sequences.lengths)
+        return longest[self.rows].max(axis=1), counts[self.rows].sum(axis=1)
 
     def take(self, rows: np.ndarray) -> "Encoded":
         """Some of the rows; a text that several of them share is there once."""
@@ -175,14 +183,9 @@ class Encoded:
         Rows of similar length go together, longest first. A row that is longer than the
         budget makes a group of its own.
         """
-        counts = np.diff(self.windows)
-        if self.rows.shape[1] == 1 and (counts == 1).all():
-            lengths = self.sequences.lengths[self.rows[:, 0]]
-            return token_budget(lengths, np.arange(len(self)), max_tokens)
-        longest = np.zeros(len(counts), np.int64)
-        text = np.repeat(np.arange(len(counts)), counts)
-        np.maximum.at(longest, text, self.sequences.lengths)
-        longest, counts = longest[self.rows].max(axis=1), counts[self.rows].sum(axis=1)
+        longest, counts = self._longest()
+        if (counts == 1).all():
+            return token_budget(longest, np.arange(len(self)), max_tokens)
         groups: list[list[int]] = []
         room = 0
         for i in np.argsort(-longest, kind="stable"):
@@ -212,7 +215,7 @@ def bucketed_batches(
     Parameters
     ----------
     lengths : ndarray of shape (n_rows,)
-        Tokens a row.
+        Tokens or slots a row.
     batch_size : int
         Rows a batch; one batch may have fewer.
     rng : numpy.random.Generator

@@ -90,8 +90,8 @@ class TrainingBatches:
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        lengths = self.dataset.encoded.lengths
-        for rows in bucketed_batches(lengths, self.batch_size, self.rng):
+        slots = self.dataset.encoded.slots
+        for rows in bucketed_batches(slots, self.batch_size, self.rng):
             yield self.dataset.take(rows)
 
 
@@ -103,7 +103,7 @@ class ValidationBatches:
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        order = np.argsort(self.dataset.encoded.lengths, kind="stable")
+        order = np.argsort(self.dataset.encoded.slots, kind="stable")
         for begin in range(0, len(order), self.batch_size):
             yield self.dataset.take(order[begin : begin + self.batch_size])
 
