@@ -176,7 +176,7 @@ def test_texts_that_rows_share_are_taken_once(encoded, data):
 def test_one_text_a_row():
     encoded = Encoded.of_texts(Ragged.of([[1, 2], [], [3]]))
     assert content(encoded) == [[[(ids, None, None)]] for ids in ([1, 2], [], [3])]
-    assert encoded.lengths.tolist() == [2, 0, 1]
+    assert encoded.slots.tolist() == [2, 0, 1]
 
 
 @given(encoded_(), st.integers(1, 80))
