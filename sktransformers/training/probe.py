@@ -285,24 +285,29 @@ def _best_strength(
     entries = np.flatnonzero(place[rows] >= 0)
     entries = entries[np.argsort(place[rows[entries]], kind="stable")]
     fold = place[rows[entries]] % _FOLDS
-    losses = np.zeros(len(_STRENGTHS))
-    total = 0.0
+    folds = []
     for k in range(_FOLDS):
         train, test = entries[fold != k], entries[fold == k]
         test = test[np.isin(codes[test], codes[train])]
-        if len(np.unique(codes[train])) < 2 or len(test) == 0:
-            continue
-        total += weights[test].sum()
-        for i, strength in enumerate(_STRENGTHS):
+        if len(np.unique(codes[train])) >= 2 and len(test) > 0:
+            folds.append((train, test))
+    total = sum(weights[test].sum() for _, test in folds)
+    if total == 0:  # too few rows to hold any out: trust the probe least
+        return _STRENGTHS[0], np.inf
+    best, smallest = _STRENGTHS[0], np.inf
+    for strength in _STRENGTHS:
+        loss = 0.0
+        for train, test in folds:
             model = _fit(strength, scaled[rows[train]], codes[train], weights[train])
             column = np.searchsorted(model.classes_, codes[test])
             coef, intercept = _softmax_form(model)
             log_proba = log_softmax(scaled[rows[test]] @ coef.T + intercept, axis=1)
-            losses[i] -= weights[test] @ log_proba[np.arange(len(test)), column]
-    if total == 0:  # too few rows to hold any out: trust the probe least
-        return _STRENGTHS[0], np.inf
-    best = int(np.argmin(losses))
-    return _STRENGTHS[best], losses[best] / total
+            loss -= weights[test] @ log_proba[np.arange(len(test)), column]
+        # From the best on, more of it only fits better what is there; and takes longest.
+        if loss >= smallest:
+            break
+        best, smallest = strength, loss
+    return best, smallest / total
 
 
 def _best_shared_strength(
