@@ -55,20 +55,10 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class ClassCoding:
-    """Labels <-> positions among sorted classes, and what each class weighs.
-
-    Parameters
-    ----------
-    classes : ndarray of shape (n_classes,)
-        Sorted labels.
-    factors : ndarray of shape (n_classes,)
-        Class weights.
-    """
+class _Labels:
+    """What codings of labels have in common: an output for each."""
 
     classes: np.ndarray
-    factors: np.ndarray
-    problem_type: ClassVar[str] = "single_label_classification"
 
     @property
     def names(self) -> list[str]:
@@ -79,6 +69,22 @@ class ClassCoding:
     def attributes(self) -> dict[str, Any]:
         """Fitted attributes of the estimator."""
         return {"classes_": self.classes}
+
+
+@dataclass(frozen=True)
+class ClassCoding(_Labels):
+    """Labels <-> positions among sorted classes, and what each class weighs.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        Sorted labels.
+    factors : ndarray of shape (n_classes,)
+        Class weights.
+    """
+
+    factors: np.ndarray
+    problem_type: ClassVar[str] = "single_label_classification"
 
     def encode(self, labels: np.ndarray, weights: np.ndarray, name: str) -> Targets:
         """Targets of labels; a label that is no class is an error."""
@@ -133,7 +139,7 @@ class Indicator(np.ndarray):
 
 
 @dataclass(frozen=True)
-class IndicatorCoding:
+class IndicatorCoding(_Labels):
     """Labels of which a row has any number.
 
     Parameters
@@ -144,19 +150,8 @@ class IndicatorCoding:
         Weight of each label where it is present; None means one.
     """
 
-    classes: np.ndarray
     pos_weight: np.ndarray | None
     problem_type: ClassVar[str] = "multi_label_classification"
-
-    @property
-    def names(self) -> list[str]:
-        """Name of each output."""
-        return [str(label) for label in self.classes.tolist()]
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """Fitted attributes of the estimator."""
-        return {"classes_": self.classes}
 
     def encode(self, y: np.ndarray, weights: np.ndarray, name: str) -> Targets:
         """Targets of an indicator matrix; other labels than those of training are an error."""
