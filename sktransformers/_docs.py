@@ -50,6 +50,10 @@ warmup : float in [0, 1) or int, default=0.1
     Steps in which the learning rate rises, as a share of all steps or a number.
 weight_decay : float, default=0.01
     Decoupled weight decay of everything but biases and normalisation weights.
+anchor : float, default=0.0
+    Weight a of the penalty :math:`a/2 \\|w - w_0\\|^2` on the distance of the weights from
+    where this training starts (L2-SP, Li et al. 2018, arXiv:1802.01483, equation 4), against
+    forgetting. A head that starts anew has nowhere to stay near.
 """,
     "max_batch_tokens": """
 max_batch_tokens : int, default=4096
@@ -57,6 +61,9 @@ max_batch_tokens : int, default=4096
     prediction. It bounds memory and never changes what the optimizer sees: a batch
     that needs more goes through in groups of rows whose gradients add up, a long
     text in groups of windows.
+augment : augmenter, list of augmenters or None, default=None
+    Changes the training rows, not the validation rows, anew in every epoch; several are applied
+    one after the other.
 """,
     "training": """
 early_stopping : bool, default=False
@@ -73,15 +80,20 @@ scoring : str, callable or None, default="loss"
     What is watched on the validation rows: the loss, or a scikit-learn scorer; None
     means ``score``.
 warm_start : bool, default=False
-    Whether a further ``fit`` goes on from the fitted model, with a new optimizer and
-    schedule. ``backbone``, pooling and head are then not looked at.
+    Whether a further ``fit`` goes on from the fitted model and the state of its optimizer, with
+    a new schedule. ``backbone``, pooling and head are then not looked at.
+replay : int, Replay or None, default=None
+    Earlier training rows that are kept in memory, and are trained with the new ones by
+    ``partial_fit`` and by a further ``fit`` with ``warm_start=True``, against forgetting. An int
+    is their number; ``Replay`` holds options. They are left out of pickles unless it says so.
 callbacks : list of skorch callbacks, default=None
     Copied and run after the package's own.
 device : str or torch.device, default="auto"
     Where to compute; ``"auto"`` takes CUDA, else MPS (Apple), else the CPU.
 precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
-    Precision of the forward pass; weights stay as they are. ``"auto"`` is bf16 on CUDA
-    devices that have it and fp32 elsewhere.
+    Precision of the forward pass; weights stay as they are. ``"auto"`` is bf16 where the
+    device multiplies matrices in it (CUDA; CPUs with AMX), else fp32. On a CPU this is so in
+    training only: predictions are then in fp32.
 random_state : int, RandomState instance or None, default=None
     Seed of dropout, the order of rows, held-out rows and a random head. The same
     seed gives the same model. Global random states are left as they were.
@@ -125,6 +137,9 @@ class_weight : dict, "balanced" or None, default=None
     Weight of each class in the loss and in the probe, on top of ``sample_weight``.
     ``"balanced"`` makes all classes weigh the same in sum. A row of soft targets weighs what
     its classes weigh on average; for an indicator matrix there is `BinaryCrossEntropy`.
+threshold : float, array-like of shape (n_labels,) or "tuned", default=0.5
+    For an indicator matrix y: ``predict`` gives a row the labels whose probability is above it,
+    for all labels or each.
 """,
     "table": """
 n_features_in_ : int

@@ -40,6 +40,7 @@ from sktransformers.specs import (
     LoRA,
     MLPHead,
     NativeHead,
+    Replay,
     Spec,
     TorchOptimizer,
     Windows,
@@ -149,9 +150,11 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
             Interval(Integral, 1, None, closed="left"),
         ],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "anchor": [Interval(Real, 0, None, closed="left")],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "long_text": [StrOptions({"truncate", "window"}), Windows],
         "max_batch_tokens": [Interval(Integral, 1, None, closed="left")],
+        "augment": "no_validation",
         "early_stopping": ["boolean"],
         "validation_fraction": [
             Interval(Real, 0, 1, closed="neither"),
@@ -161,6 +164,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         "tol": [Interval(Real, 0, None, closed="left")],
         "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
         "warm_start": ["boolean"],
+        "replay": [Interval(Integral, 1, None, closed="left"), Replay, None],
         "callbacks": [list, tuple, None],
         "device": "no_validation",
         "precision": [StrOptions({"auto", "fp32", "bf16", "fp16"})],
@@ -259,7 +263,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         optimizers.resolve_optimizer(optimizer)
         check_callbacks(self.callbacks or [])
         device = runtime.resolve_device(self.device)
-        precision = runtime.resolve_precision(self.precision, device)
+        precision = runtime.resolve_precision(self.precision, device, training=True)
         seed = runtime.resolve_seed(self.random_state)
         return Options(
             backbone, self.finetune, head, loss, optimizer, schedule, device, precision, seed
@@ -437,7 +441,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         """Give the head the weights of a linear model on the frozen backbone's vectors."""
         rows = probe_rows(targets.sizes, rng)
         model.eval()
-        predictor, some = self._predictor(model, pad_id), encoded.take(rows)
+        predictor, some = self._predictor(model, pad_id, training=True), encoded.take(rows)
         vectors = probe_vectors(
             model, lambda encode, decide: predictor.rows(encode, decide, some, model.unit)
         )
@@ -658,13 +662,9 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         Counts.total(counts).warn(self.max_length_)
         return logits
 
-    def _predictor(self, model: Any, pad_id: int) -> Predictor:
-        return Predictor(
-            model.device,
-            pad_id,
-            self.max_batch_tokens,
-            runtime.resolve_precision(self.precision, model.device),
-        )
+    def _predictor(self, model: Any, pad_id: int, training: bool = False) -> Predictor:
+        precision = runtime.resolve_precision(self.precision, model.device, training)
+        return Predictor(model.device, pad_id, self.max_batch_tokens, precision)
 
     # ---------------------------------------------------------------- state
 

@@ -1,13 +1,14 @@
 """What the logits of a row become: a label or a number."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.special import expit
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from sktransformers.inputs.targets import (
     ClassCoding,
@@ -90,6 +91,7 @@ class LabelOutputs(ClassifierMixin):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "class_weight": [dict, StrOptions({"balanced"}), None],
+        "threshold": [Interval(Real, 0, 1, closed="neither"), "array-like", StrOptions({"tuned"})],
         "loss": [StrOptions({"auto", *CLASS_LOSSES}), *CLASS_LOSSES.values()],
     }
 

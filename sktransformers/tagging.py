@@ -192,9 +192,11 @@ class TokenTagger(TransformerEstimator):
         schedule="linear",
         warmup=0.1,
         weight_decay=0.01,
+        anchor=0.0,
         max_length=None,
         long_text="window",
         max_batch_tokens=4096,
+        augment=None,
         class_weight=None,
         early_stopping=False,
         validation_fraction=0.1,
@@ -202,6 +204,7 @@ class TokenTagger(TransformerEstimator):
         tol=1e-4,
         scoring="loss",
         warm_start=False,
+        replay=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -224,9 +227,11 @@ class TokenTagger(TransformerEstimator):
         self.schedule = schedule
         self.warmup = warmup
         self.weight_decay = weight_decay
+        self.anchor = anchor
         self.max_length = max_length
         self.long_text = long_text
         self.max_batch_tokens = max_batch_tokens
+        self.augment = augment
         self.class_weight = class_weight
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -234,6 +239,7 @@ class TokenTagger(TransformerEstimator):
         self.tol = tol
         self.scoring = scoring
         self.warm_start = warm_start
+        self.replay = replay
         self.callbacks = callbacks
         self.device = device
         self.precision = precision

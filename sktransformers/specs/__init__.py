@@ -25,6 +25,7 @@ from sktransformers.specs.optimizers import (
     RAdam,
     TorchOptimizer,
 )
+from sktransformers.specs.replay import Replay
 from sktransformers.specs.schedules import (
     Constant,
     Cosine,
@@ -77,6 +78,7 @@ __all__ = [
     "Polynomial",
     "RAdam",
     "ReduceOnPlateau",
+    "Replay",
     "SGD",
     "SWA",
     "Spec",

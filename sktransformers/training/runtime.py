@@ -45,12 +45,26 @@ def is_available(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """Type of the autocast forward pass, None for none; ``"auto"`` is bf16 on CUDA."""
+def resolve_precision(
+    precision: str, device: torch.device, training: bool = False
+) -> torch.dtype | None:
+    """Type of the autocast forward pass, None for none.
+
+    ``"auto"`` is bf16 on CUDA devices that have it. On CPUs that multiply matrices in it it is
+    bf16 in training alone, which is noisy anyway: there predictions keep to float tolerance.
+    """
     if precision != "auto":
         return _PRECISIONS[precision]
-    use_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        use_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        use_bf16 = training and device.type == "cpu" and cpu_has_bf16_tiles()
     return torch.bfloat16 if use_bf16 else None
+
+
+def cpu_has_bf16_tiles() -> bool:
+    """Whether the CPU has AMX: instructions that multiply tiles of matrices in bf16."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def resolve_seed(random_state: Any) -> int:

@@ -1,0 +1,36 @@
+"""What is kept of earlier training rows."""
+
+from numbers import Integral, Real
+
+from sklearn.utils._param_validation import Interval
+
+from sktransformers.specs.spec import Spec
+
+
+class Replay(Spec):
+    """Keep some training rows, and train them with the new ones later.
+
+    Which rows are kept is decided as they come: about the same number of each class, and of a
+    class each row with the same chance (Chrysakis and Moens 2020, algorithm 1).
+
+    Parameters
+    ----------
+    size : int, default=1000
+        Rows that are kept at most.
+    ratio : float, default=1.0
+        Earlier rows for each new one in training, drawn among those that are kept. Never more
+        than there are.
+    pickle : bool, default=False
+        Whether pickles of the estimator hold the rows. They are the user's data.
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "size": [Interval(Integral, 1, None, closed="left")],
+        "ratio": [Interval(Real, 0, None, closed="neither")],
+        "pickle": ["boolean"],
+    }
+
+    def __init__(self, size=1000, ratio=1.0, pickle=False):
+        self.size = size
+        self.ratio = ratio
+        self.pickle = pickle
