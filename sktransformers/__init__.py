@@ -7,9 +7,19 @@ if TYPE_CHECKING:  # what the names below resolve to, for editors and type check
     import sktransformers.datasets as datasets  # noqa: F401
     import sktransformers.metrics as metrics  # noqa: F401
     import sktransformers.plotting as plotting  # noqa: F401
+    from sktransformers.augmentation import (
+        BackTranslation as BackTranslation,
+        MaskedReplacement as MaskedReplacement,
+        RandomDeletion as RandomDeletion,
+        RandomInsertion as RandomInsertion,
+        RandomSwap as RandomSwap,
+        SynonymReplacement as SynonymReplacement,
+    )
+    from sktransformers.multitask import MultiTaskSequenceEstimator as MultiTaskSequenceEstimator
     from sktransformers.pair import PairClassifier as PairClassifier, PairRegressor as PairRegressor
     from sktransformers.sequence import (
         TransformerSequenceClassifier as TransformerSequenceClassifier,
+        TransformerSequenceRegressor as TransformerSequenceRegressor,
     )
     from sktransformers.specs import (
         CRF as CRF,
@@ -20,6 +30,7 @@ if TYPE_CHECKING:  # what the names below resolve to, for editors and type check
         Adagrad as Adagrad,
         Adam as Adam,
         AdamW as AdamW,
+        AdaptiveSoftmax as AdaptiveSoftmax,
         Backbone as Backbone,
         BinaryCrossEntropy as BinaryCrossEntropy,
         BitFit as BitFit,
@@ -41,9 +52,11 @@ if TYPE_CHECKING:  # what the names below resolve to, for editors and type check
         RAdam as RAdam,
         ReduceOnPlateau as ReduceOnPlateau,
         Replay as Replay,
+        SampledSoftmax as SampledSoftmax,
         SquaredError as SquaredError,
         Steps as Steps,
         TorchOptimizer as TorchOptimizer,
+        TreeSoftmax as TreeSoftmax,
         WarmupStableDecay as WarmupStableDecay,
         Windows as Windows,
     )
@@ -55,10 +68,12 @@ __version__ = "0.1.0.dev0"
 # Public name -> module that holds it. Importing the package alone must not import torch.
 _NAMES = {
     "BatchHistory": "sktransformers.training.callbacks",
+    "MultiTaskSequenceEstimator": "sktransformers.multitask",
     "PairClassifier": "sktransformers.pair",
     "PairRegressor": "sktransformers.pair",
     "TokenTagger": "sktransformers.tagging",
     "TransformerSequenceClassifier": "sktransformers.sequence",
+    "TransformerSequenceRegressor": "sktransformers.sequence",
 }
 _NAMES |= dict.fromkeys(
     (
@@ -66,6 +81,7 @@ _NAMES |= dict.fromkeys(
         "Adagrad",
         "Adam",
         "AdamW",
+        "AdaptiveSoftmax",
         "Backbone",
         "BinaryCrossEntropy",
         "BitFit",
@@ -91,13 +107,26 @@ _NAMES |= dict.fromkeys(
         "Replay",
         "SGD",
         "SWA",
+        "SampledSoftmax",
         "SquaredError",
         "Steps",
         "TorchOptimizer",
+        "TreeSoftmax",
         "WarmupStableDecay",
         "Windows",
     ),
     "sktransformers.specs",
+)
+_NAMES |= dict.fromkeys(
+    (
+        "BackTranslation",
+        "MaskedReplacement",
+        "RandomDeletion",
+        "RandomInsertion",
+        "RandomSwap",
+        "SynonymReplacement",
+    ),
+    "sktransformers.augmentation",
 )
 _MODULES = ("datasets", "metrics", "plotting")
 

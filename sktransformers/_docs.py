@@ -22,6 +22,12 @@ loss : {"auto", "cross_entropy", "focal", "binary_cross_entropy"} or object, def
     binary cross-entropy; objects (`CrossEntropy`, `FocalLoss`, `BinaryCrossEntropy`) hold
     options such as label smoothing, the classes of soft targets, and weights of labels.
 """,
+    "number_loss": """
+loss : {"squared_error", "huber"}, SquaredError or HuberLoss, default="squared_error"
+    Loss on standardised targets, averaged over several outputs. Huber's is quadratic up to an
+    error of one standard deviation and linear from there on, so that outliers count less;
+    ``HuberLoss(delta=...)`` says where.
+""",
     "finetune": """
 finetune : {"full", "head"}, int, GradualUnfreezing, LoRA or BitFit, default="full"
     What is trained: everything; pooling and head alone; with them the top n blocks of the
@@ -62,8 +68,9 @@ max_batch_tokens : int, default=4096
     that needs more goes through in groups of rows whose gradients add up, a long
     text in groups of windows.
 augment : augmenter, list of augmenters or None, default=None
-    Changes the training rows, not the validation rows, anew in every epoch; several are applied
-    one after the other.
+    Changes the training rows, not the validation rows, anew in every epoch: `RandomSwap()`,
+    `SynonymReplacement()`, ..., or another object with ``transform``. Several are applied one
+    after the other.
 """,
     "training": """
 early_stopping : bool, default=False
@@ -137,9 +144,22 @@ class_weight : dict, "balanced" or None, default=None
     Weight of each class in the loss and in the probe, on top of ``sample_weight``.
     ``"balanced"`` makes all classes weigh the same in sum. A row of soft targets weighs what
     its classes weigh on average; for an indicator matrix there is `BinaryCrossEntropy`.
-threshold : float, array-like of shape (n_labels,) or "tuned", default=0.5
+threshold : float, array-like of shape (n_labels,), dict or "tuned", default=0.5
     For an indicator matrix y: ``predict`` gives a row the labels whose probability is above it,
-    for all labels or each.
+    for all labels, one each, or by name, where labels left out have 0.5. ``"tuned"`` is for the
+    largest F1: on validation rows one for each label, where rare labels follow the others; else
+    one for all, which gives the training rows as many labels as were best on rows that the probe
+    held out. Probabilities stay as they are.
+""",
+    "target_unit": """
+target_mean_, target_scale_ : float or ndarray of shape (n_outputs,)
+    Weighted mean and standard deviation of the training targets; arrays if y had several
+    columns.
+""",
+    "threshold_": """
+threshold_ : float or ndarray of shape (n_labels,)
+    What probabilities must exceed, if y was an indicator matrix. Setting the parameter
+    ``threshold`` changes it in the next ``fit``.
 """,
     "table": """
 n_features_in_ : int

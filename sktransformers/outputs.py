@@ -1,7 +1,10 @@
 """What the logits of a row become: a label or a number."""
 
+import copy
 from collections.abc import Sequence
-from numbers import Real
+from dataclasses import replace
+from functools import partial
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +13,7 @@ from scipy.special import expit
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from sktransformers.inputs.hierarchy import adaptive_clusters, class_tree, proposal
 from sktransformers.inputs.targets import (
     ClassCoding,
     Indicator,
@@ -19,25 +23,43 @@ from sktransformers.inputs.targets import (
     check_classes,
     check_indicator,
     check_labels,
+    check_more_classes,
     check_numbers,
     check_soft,
+    check_threshold,
+    check_varied,
     class_coding,
+    class_counts,
     find_classes,
     indicator_coding,
     n_columns,
     soft_coding,
 )
 from sktransformers.modules import losses
+from sktransformers.partial import GrowingClasses, PartialFit
 from sktransformers.specs import (
     CLASS_LOSSES,
+    HEADS,
     NUMBER_LOSSES,
+    AdaptiveSoftmax,
     BinaryCrossEntropy,
     CrossEntropy,
     FocalLoss,
     HuberLoss,
+    NativeHead,
+    SampledSoftmax,
+    TreeSoftmax,
     named,
 )
 from sktransformers.training.probe import binary_probe, logistic_probe, ridge_probe, soft_probe
+from sktransformers.training.thresholds import best_thresholds, threshold_of
+
+# Losses for very many classes, and the last layers that some of them bring along.
+_MANY_CLASSES = (AdaptiveSoftmax, TreeSoftmax, SampledSoftmax)
+_LAYERS = {AdaptiveSoftmax: "adaptive", TreeSoftmax: "tree"}
+
+
+_MAX_TUNING_ROWS = 2_000  # of the training rows, for a threshold
 
 
 class _OneLabel:
@@ -61,10 +83,6 @@ class _OneLabel:
         logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return logits
 
-    @staticmethod
-    def labels(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        return classes[logits.argmax(axis=1)]
-
 
 class _AnyLabels:
     """What logits say where a row has any number of the labels: a sigmoid each."""
@@ -82,16 +100,22 @@ class _AnyLabels:
         return -np.logaddexp(0.0, -logits)
 
     @staticmethod
-    def labels(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        return (logits > 0).astype(np.int64)
+    def labels(logits: np.ndarray, fitted: Any) -> Any:
+        found = expit(logits, out=logits) > fitted.threshold_
+        return (found if fitted._csr is None else fitted._csr(found)).astype(np.int64)
 
 
-class LabelOutputs(ClassifierMixin):
+class LabelOutputs(GrowingClasses, ClassifierMixin):
     """One label a row by softmax, or any number of labels by a sigmoid each."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "class_weight": [dict, StrOptions({"balanced"}), None],
-        "threshold": [Interval(Real, 0, 1, closed="neither"), "array-like", StrOptions({"tuned"})],
+        "threshold": [
+            Interval(Real, 0, 1, closed="neither"),
+            "array-like",
+            dict,
+            StrOptions({"tuned"}),
+        ],
         "loss": [StrOptions({"auto", *CLASS_LOSSES}), *CLASS_LOSSES.values()],
     }
 
@@ -157,10 +181,56 @@ class LabelOutputs(ClassifierMixin):
         -------
         labels : ndarray of shape (n_samples,) or (n_samples, n_labels)
             In the type that the labels had in ``fit``; for several labels a row a matrix of
-            int, 1 where a label has a probability of more than one half.
+            int, 1 where a label has a probability of more than ``threshold_``. It is sparse, by
+            rows, if y was sparse in ``fit``.
         """
-        logits = self._outputs(X)  # first: it says whether this is fitted
-        return self._link.labels(logits, self.classes_)
+        rows = self._fitted_rows(X)  # first: it says whether this is fitted
+        if _any_labels(self):
+            return self._link.labels(self._decide(rows), self)
+        return self._most_probable(rows, 1)[0][:, 0]
+
+    def predict_top_k(self, X, k):
+        """The k most probable classes of each row.
+
+        They are those with the k largest values of ``predict_proba``, of equal ones the first in
+        ``classes_``, without a matrix of all of these: memory grows with ``n_samples * k``.
+
+        Parameters
+        ----------
+        X : array-like
+            Texts or pairs, as in ``fit``.
+        k : int
+            From 1 to the number of classes.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples, k)
+            Most probable first, in the type that the labels had in ``fit``.
+        proba : ndarray of float64 and shape (n_samples, k)
+            Their probabilities.
+
+        Raises
+        ------
+        ValueError
+            If k is out of range, or each row may have several labels.
+        """
+        rows = self._fitted_rows(X)
+        if _any_labels(self):
+            raise ValueError(
+                "predict_top_k is for one label a row, but y of fit was an indicator matrix: sort "
+                "the columns of predict_proba."
+            )
+        allowed = Interval(Integral, 1, len(self.classes_), closed="both")
+        if isinstance(k, bool) or not allowed.is_satisfied_by(k):
+            raise ValueError(
+                f"k={k!r} must be an integer from 1 to the number of classes, {len(self.classes_)}."
+            )
+        return self._most_probable(rows, int(k))
+
+    def _most_probable(self, rows: Sequence[Any], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and probabilities of shape (n_samples, k)."""
+        found = self._decide(rows, partial(self.model_.most_probable, k=k), 2 * k)
+        return self.classes_[found[:, k:].astype(np.int64)], np.exp(found[:, :k])
 
     def score(self, X, y, sample_weight=None):
         """Accuracy: the share of rows whose label, or all of whose labels, are predicted.
@@ -213,36 +283,132 @@ class LabelOutputs(ClassifierMixin):
             )
         return labels
 
-    def _make_coding(self, y: np.ndarray, weights: np.ndarray, earlier: Any) -> Any:
+    def _make_coding(
+        self, y: np.ndarray, weights: np.ndarray, earlier: Any, classes: Any = None
+    ) -> Any:
         loss = self._loss()
+        known = None if earlier is None else earlier.classes_
+        if classes is not None:
+            known = check_more_classes(classes, known, isinstance(y, Indicator))
         coding: ClassCoding | IndicatorCoding
         if isinstance(y, Indicator):
-            if self.class_weight is not None:
-                raise ValueError(
-                    f"class_weight={self.class_weight!r} is for one label a row, but y is an "
-                    f"indicator matrix; weigh labels with "
-                    f"loss=BinaryCrossEntropy(pos_weight=...)."
-                )
-            classes = np.arange(y.shape[1]) if y.names is None else y.names
-            if earlier is not None and len(earlier.classes_) == len(classes):
-                classes = earlier.classes_
-            coding = indicator_coding(classes, getattr(loss, "pos_weight", None), y, weights)
+            coding = self._indicator_coding(y, weights, earlier, known)
         elif _is_soft(loss):
+            self._check_one_label("y gives a row")
             given = check_classes(loss.classes)
             coding = soft_coding(given, self.class_weight, y, weights)
         else:
-            classes = find_classes(y) if earlier is None else earlier.classes_
-            coding = class_coding(classes, self.class_weight, y, weights)
-        if earlier is not None:
+            self._check_one_label("y gives a row")
+            found = find_classes(y) if known is None else known
+            coding = class_coding(found, self.class_weight, y, weights)
+            coding = self._with_layer(coding, loss, y, weights, earlier)
+        if known is not None:
             several = isinstance(coding, IndicatorCoding)
-            known, found = earlier.classes_.tolist(), coding.classes.tolist()
-            if several != _any_labels(earlier) or known != found:
+            before = several if earlier is None else _any_labels(earlier)
+            if several != before or known.tolist() != coding.classes.tolist():
                 raise ValueError(
-                    f"warm_start=True goes on from a model of "
-                    f"{'any number of' if _any_labels(earlier) else 'one of'} the labels {known} "
-                    f"a row, but y has {'any number of' if several else 'one of'} {found}."
+                    f"{'warm_start=True goes on from' if classes is None else 'classes names'} a "
+                    f"model of {'any number of' if before else 'one of'} the labels "
+                    f"{known.tolist()} a row, but y has "
+                    f"{'any number of' if several else 'one of'} {coding.classes.tolist()}."
                 )
         return coding
+
+    def _with_layer(
+        self, coding: ClassCoding, loss: Any, y: np.ndarray, weights: np.ndarray, earlier: Any
+    ) -> ClassCoding:
+        """Coding that knows the output layer of a loss for very many classes."""
+        config = None if earlier is None else earlier.model_.config
+        native = config is not None and config.pooling == "native"
+        if isinstance(loss, _MANY_CLASSES) and (
+            native or isinstance(named(self.head, HEADS), NativeHead)
+        ):
+            raise ValueError(
+                f'loss={self.loss!r} and head="native" contradict each other: the last layer of '
+                f"the family's head gives all logits."
+            )
+        kind = _LAYERS.get(type(loss))
+        before = kind if config is None else (config.head_softmax or {}).get("kind")
+        if kind != before:
+            raise ValueError(
+                f"loss={self.loss!r} goes with a head whose last layer is {kind or 'linear'}, but "
+                f"that of the fitted model is {before or 'linear'}: pass the loss it was trained "
+                f"with, or fit it anew with warm_start=False."
+            )
+        if not isinstance(loss, _MANY_CLASSES):
+            return coding
+        counts = class_counts(coding.classes, y, weights)
+        softmax: dict[str, Any] | None = None
+        if config is not None:
+            softmax = config.head_softmax
+        elif isinstance(loss, AdaptiveSoftmax):
+            softmax = adaptive_clusters(counts, loss.cutoffs) | {"div_value": loss.div_value}
+        elif isinstance(loss, TreeSoftmax):
+            softmax = {"children": class_tree(loss.tree, coding.classes, counts)}
+        if softmax is not None:
+            softmax = {"kind": kind, **softmax}
+        return replace(coding, counts=counts, softmax=softmax)
+
+    def _indicator_coding(
+        self, y: Indicator, weights: np.ndarray, earlier: Any, known: np.ndarray | None
+    ) -> IndicatorCoding:
+        if self.class_weight is not None:
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is for one label a row, but y is an "
+                f"indicator matrix; weigh labels with loss=BinaryCrossEntropy(pos_weight=...)."
+            )
+        labels = np.arange(y.shape[1]) if y.names is None else y.names
+        if known is None:
+            check_varied(y, labels)
+        elif len(known) == len(labels):
+            labels = known
+        threshold = self.threshold
+        if self._tunes and hasattr(earlier, "threshold_"):  # until there is something to tune on
+            threshold = earlier.threshold_
+            if np.ndim(threshold):
+                threshold = dict(zip(earlier.classes_.tolist(), threshold.tolist()))
+        return indicator_coding(
+            labels, getattr(self._loss(), "pos_weight", None), threshold, y, weights
+        )
+
+    @property
+    def _tunes(self) -> bool:
+        return isinstance(self.threshold, str)
+
+    def _check_one_label(self, what: str) -> None:
+        """Check that nothing is asked for that several labels a row alone have."""
+        if not isinstance(self.threshold, Real) or self.threshold != 0.5:
+            raise ValueError(
+                f"threshold={self.threshold!r} is for any number of labels a row, but {what} one: "
+                f"the most probable. Leave threshold at 0.5, or make y an indicator matrix."
+            )
+
+    def _check_plan(self, coding: Any, validation: Any, earlier: Any) -> None:
+        untold = validation is None and self.head_init != "probe" and earlier is None
+        if isinstance(coding, IndicatorCoding) and self._tunes and untold:
+            raise ValueError(
+                f"threshold='tuned' and head_init={self.head_init!r} contradict each other "
+                f"without validation rows: there is nothing to tune on. Take head_init='probe' "
+                f"or early_stopping=True, or pass X_val and y_val."
+            )
+
+    def _after_training(
+        self, fitted: dict[str, Any], train: Any, validation: Any, coding: Any
+    ) -> dict[str, Any]:
+        if not isinstance(coding, IndicatorCoding):
+            self.__dict__.pop("threshold_", None)  # of an earlier fit
+            return {}
+        if not self._tunes or (validation is None and not coding.shares):
+            return {}
+        view = copy.copy(self)
+        view.__dict__.update(fitted)
+        if validation is not None:
+            proba, targets = expit(view._decide(validation.rows)), validation.targets
+            return {"threshold_": best_thresholds(proba, targets.values, targets.weights)}
+        n = len(train.rows)
+        some = np.unique(np.linspace(0, n - 1, min(n, _MAX_TUNING_ROWS)).astype(int))
+        proba = expit(view._decide([train.rows[i] for i in some]))
+        return {"threshold_": threshold_of(proba, coding.shares[-1])}
 
     def _scored_y(self, y: Any) -> Any:
         loss = self._loss()
@@ -264,7 +430,14 @@ class LabelOutputs(ClassifierMixin):
         if len(set(names)) < len(names):
             raise ValueError(f"{name} gives several of its outputs the same name: {names}.")
         if problem_type == IndicatorCoding.problem_type:
-            return IndicatorCoding(np.array(names), None)
+            if self._tunes:
+                raise ValueError(
+                    f"threshold='tuned' needs rows to tune on, and {name} is read as it is: pass "
+                    f"a number to from_pretrained, or one a label."
+                )
+            classes = np.array(names)
+            return IndicatorCoding(classes, None, check_threshold(self.threshold, classes))
+        self._check_one_label(f"{name} gives a row")
         return ClassCoding(np.array(sorted(names)), np.ones(len(names)))
 
     def _loss(self) -> Any:
@@ -277,6 +450,12 @@ class LabelOutputs(ClassifierMixin):
             factors = _tensor(coding.pos_weight)
             accuracy = {"accuracy": losses.share_of_right_labels}
             return losses.BinaryCrossEntropy(factors), accuracy
+        model.defers = isinstance(loss, _MANY_CLASSES)
+        if isinstance(loss, SampledSoftmax):
+            negatives = _tensor(proposal(loss.proposal, coding.counts))
+            return losses.SampledCrossEntropy(int(loss.n_negatives), negatives), {}
+        if model.defers:
+            return losses.LayerLikelihood(), {}
         accuracy = {"accuracy": losses.count_correct}
         if isinstance(loss, FocalLoss):
             return losses.Focal(float(loss.gamma)), accuracy
@@ -292,7 +471,9 @@ class LabelOutputs(ClassifierMixin):
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(coding, IndicatorCoding):
-            return binary_probe(vectors, values, weights, coding.pos_weight, rng)
+            *head, share = binary_probe(vectors, values, weights, coding.pos_weight, rng)
+            coding.shares.append(share)
+            return head
         if isinstance(coding, SoftCoding):
             return soft_probe(vectors, coding.weighted(values), weights, rng)
         return logistic_probe(vectors, values, weights, len(coding.classes), rng)
@@ -313,15 +494,15 @@ def _is_soft(loss: Any) -> bool:
     return isinstance(loss, CrossEntropy) and loss.classes is not None
 
 
-class NumberOutputs(RegressorMixin):
-    """One number a row; the model sees standardised numbers."""
+class NumberOutputs(PartialFit, RegressorMixin):
+    """One number a row, or several; the model sees each of them standardised."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "loss": [StrOptions(set(NUMBER_LOSSES)), *NUMBER_LOSSES.values()],
     }
 
     def predict(self, X):
-        """Number of each row.
+        """Number of each row, or its numbers.
 
         Parameters
         ----------
@@ -330,11 +511,17 @@ class NumberOutputs(RegressorMixin):
 
         Returns
         -------
-        numbers : ndarray of float64 and shape (n_samples,)
-            In the unit of ``y`` in ``fit``.
+        numbers : ndarray of float64 and shape (n_samples,) or (n_samples, n_outputs)
+            In the units of ``y`` in ``fit``, whose number of dimensions it has.
         """
-        outputs = self._outputs(X)[:, 0]  # first: it says whether this is fitted
+        outputs = self._outputs(X)  # first: it says whether this is fitted
+        outputs = outputs if np.ndim(self.target_mean_) else outputs[:, 0]
         return outputs * self.target_scale_ + self.target_mean_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
 
     def _check_y(self, y: Any, rows: Sequence[Any], name: str = "y") -> np.ndarray:
         return check_numbers(y, len(rows), type(self).__name__, name)
@@ -342,17 +529,23 @@ class NumberOutputs(RegressorMixin):
     def _make_coding(self, y: np.ndarray, weights: np.ndarray, earlier: Any) -> NumberCoding:
         if earlier is None:
             return NumberCoding.of(y, weights)
-        return NumberCoding(earlier.target_mean_, earlier.target_scale_)
+        labels = earlier.model_.config.id2label
+        names = [labels[i] for i in range(len(labels))]
+        return NumberCoding(earlier.target_mean_, earlier.target_scale_, names)
 
     def _checkpoint_coding(
         self, names: list[str], problem_type: str | None, name: str
     ) -> NumberCoding:
-        if len(names) > 1:
+        if len(names) == 1:
+            return NumberCoding(0.0, 1.0, names)
+        if problem_type != NumberCoding.problem_type:
             raise ValueError(
-                f"{name} has {len(names)} outputs ({', '.join(names[:5])}): a classifier can read "
-                f"it, {type(self).__name__} gives one number a row."
+                f"{name} has {len(names)} outputs ({', '.join(names[:5])}) and is no checkpoint "
+                f"for regression: a classifier can read it, {type(self).__name__} cannot."
             )
-        return NumberCoding(0.0, 1.0)
+        if len(set(names)) < len(names):
+            raise ValueError(f"{name} gives several of its outputs the same name: {names}.")
+        return NumberCoding(np.zeros(len(names)), np.ones(len(names)), names)
 
     def _loss(self) -> Any:
         return named(self.loss, NUMBER_LOSSES)

@@ -1,6 +1,6 @@
 """Two texts in, one label or number a pair out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -86,10 +86,15 @@ class PairEstimator(TransformerEstimator):
             windows=window_plan(self.long_text),
         )
 
-    def _decide(self, rows: Sequence[tuple[str, str]]) -> np.ndarray:
+    def _decide(
+        self,
+        rows: Sequence[tuple[str, str]],
+        decide: Callable[..., Any] | None = None,
+        width: int = 0,
+    ) -> np.ndarray:
         model: Any = self.model_
         if not isinstance(model, PairModel) or model.unit == "token":
-            return super()._decide(rows)
+            return super()._decide(rows, decide, width)
         # Each distinct text of all rows once; what is kept of it is one vector.
         encoder = self._make_encoder(model, self.tokenizer_, self.max_length_)
         predictor = self._predictor(model, encoder.pad_id)
@@ -103,12 +108,13 @@ class PairEstimator(TransformerEstimator):
             vectors.append(predictor.texts(model, encoded))
         Counts.total(counts).warn(self.max_length_)
         found = torch.cat(vectors)
-        logits = np.empty((len(rows), model.head.out.out_features))
+        outputs = np.empty((len(rows), width or model.config.num_labels))
         for part in chunks(len(rows)):
             distinct, where = np.unique(pairs[part], return_inverse=True)
             sizes, where = np.ones_like(distinct), where.reshape(-1, 2)
-            logits[part] = predictor.decide(model.decide, found, distinct, sizes, where)
-        return logits
+            last = decide or model.decide
+            outputs[part] = predictor.decide(last, found, distinct, sizes, where)
+        return outputs
 
 
 @shared_docs
@@ -161,6 +167,7 @@ class PairClassifier(LabelOutputs, PairEstimator):
     classes_ : ndarray of shape (n_classes,)
         Sorted labels; the order of the columns of ``predict_proba``. If y was an indicator
         matrix, the names of its columns, or their numbers.
+    {threshold_}
     {attributes}
     n_features_in_ : int
         2, only if X was a table.
@@ -263,10 +270,10 @@ class PairClassifier(LabelOutputs, PairEstimator):
 
 @shared_docs
 class PairRegressor(NumberOutputs, PairEstimator):
-    r"""Fine-tune a pretrained transformer to give each pair of texts a number.
+    r"""Fine-tune a pretrained transformer to give each pair of texts a number, or several.
 
     For semantic similarity, relatedness, relevance on a scale. Targets are standardised for
-    training, and predictions come in their unit.
+    training, and predictions come in their unit; y may have several columns.
 
     Parameters
     ----------
@@ -302,15 +309,12 @@ class PairRegressor(NumberOutputs, PairEstimator):
     {optimisation}
     {long_text}
     {max_batch_tokens}
-    loss : {"squared_error", "huber"}, default="squared_error"
-        Loss on standardised targets. Huber's is quadratic up to an error of one standard
-        deviation and linear from there on, so that outliers count less.
+    {number_loss}
     {training}
 
     Attributes
     ----------
-    target_mean_, target_scale_ : float
-        Weighted mean and standard deviation of the training targets.
+    {target_unit}
     {attributes}
     n_features_in_ : int
         2, only if X was a table.

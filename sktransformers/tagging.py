@@ -24,13 +24,14 @@ from sktransformers.inputs.tags import (
     first_forbidden,
     positions,
 )
-from sktransformers.inputs.targets import class_coding
+from sktransformers.inputs.targets import check_more_classes, class_coding
 from sktransformers.inputs.word_encoding import WordEncoder
 from sktransformers.inputs.words import Sentences, as_sentences
 from sktransformers.metrics import span_f1_score, spans, word_accuracy_score
 from sktransformers.modules import crf, losses
 from sktransformers.modules.model import TaggingConfig, TaggingModel
 from sktransformers.modules.native import NativeTaggingModel
+from sktransformers.partial import GrowingClasses
 from sktransformers.specs import (
     CRF,
     DEFAULT_BACKBONE,
@@ -72,7 +73,7 @@ class Span(NamedTuple):
 
 
 @shared_docs
-class TokenTagger(TransformerEstimator):
+class TokenTagger(GrowingClasses, TransformerEstimator):
     """Fine-tune a pretrained transformer to tag the words of sentences.
 
     For named entities, parts of speech, anything that every word of a sentence has one of.
@@ -167,6 +168,7 @@ class TokenTagger(TransformerEstimator):
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
     _native_model = NativeTaggingModel
+    _reads_words = True
     _native_choices: ClassVar[dict[str, tuple[Any, ...]]] = {
         "subword": ("first", "last"),
         "self_attention": (False,),
@@ -492,8 +494,13 @@ class TokenTagger(TransformerEstimator):
     def _check_y(self, y: Any, rows: Sequence[list[str]], name: str = "y") -> np.ndarray:
         return check_tags(y, rows, name, type(self).__name__)
 
-    def _make_coding(self, y: np.ndarray, weights: np.ndarray, earlier: Any) -> TagCoding:
-        tags = find_tags(y) if earlier is None else earlier.classes_
+    def _make_coding(
+        self, y: np.ndarray, weights: np.ndarray, earlier: Any, classes: Any = None
+    ) -> TagCoding:
+        known = None if earlier is None else earlier.classes_
+        if classes is not None:
+            known = check_more_classes(classes, known, columns=False)
+        tags = find_tags(y) if known is None else known
         lengths = np.array([len(row) for row in y])
         codes = positions(y, tags, "y")
         factors = class_coding(
@@ -503,7 +510,11 @@ class TokenTagger(TransformerEstimator):
             model = earlier.model_
             if model.config.crf:
                 self._require_own_loss()
-            return TagCoding(tags, factors, model.config.crf, _constraints(model))
+            masks = _constraints(model)
+            if masks is not None and len(tags) > model.config.num_labels:
+                scheme = scheme_of(tags.tolist())
+                masks = None if scheme is None else forbidden(tags.tolist(), scheme)
+            return TagCoding(tags, factors, model.config.crf, masks)
         scheme = scheme_of(tags.tolist())
         head = self._head()
         left_open = isinstance(self.crf, str) and self.head == "linear" and self.loss == "auto"
@@ -537,9 +548,12 @@ class TokenTagger(TransformerEstimator):
             ),
             backbone,
         )
-        if coding.forbidden is not None:
-            model.crf.constrain(*coding.forbidden)
+        self._adapt(model, coding)
         return model
+
+    def _adapt(self, model: TaggingModel, coding: TagCoding) -> None:
+        if model.config.crf:
+            model.crf.constrain(*(coding.forbidden or ()))
 
     def _loss(self) -> Any:
         return CrossEntropy() if self.loss == "auto" else named(self.loss, TAG_LOSSES)

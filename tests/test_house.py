@@ -20,12 +20,14 @@ ALLOWED = {
     "inputs": ("inputs",),
     "training": ("specs", "modules", "inputs.batching", "plotting", "training"),
     "inference": ("modules", "inputs.batching", "inference"),
-    "estimator": BELOW,
-    "outputs": ("specs", "inputs", "modules.losses", "training.probe"),
+    "augmentation": BELOW,
+    "estimator": (*BELOW, "augmentation"),
+    "outputs": ("specs", "inputs", "modules.losses", "training.probe", "training.thresholds"),
     "metrics": ("inputs",),
     "sequence": TASK,
     "pair": TASK,
     "tagging": (*TASK, "metrics"),
+    "multitask": (*TASK, "partial"),
     "plotting": (),
 }
 TORCH_LIBRARIES = {"torch", "transformers"}
@@ -36,7 +38,7 @@ LIBRARIES = {
     "datasets": {"numpy", "sklearn"},
     "metrics": {"numpy", "sklearn"},
     "modules": TORCH_LIBRARIES,
-    "inputs": {"numpy", "sklearn", "torch"},
+    "inputs": {"nltk", "numpy", "sklearn", "torch"},
     "inference": {"numpy", "torch"},
 }
 

@@ -490,16 +490,6 @@ def test_weights_of_rows_with_several_labels(make_clf, texts, labels):
     assert_array_equal(found.predict_proba(texts), expected.predict_proba(texts))
 
 
-def test_labels_that_all_or_no_rows_have(make_clf, texts, labels):
-    y = np.column_stack([indicator(labels), np.ones(48, int), np.zeros(48, int)])
-    clf = make_clf(loss=BinaryCrossEntropy("balanced"), **LEARNS).fit(texts, y)
-    assert (clf.predict(texts)[:, 4] == 1).all() and (clf.predict(texts)[:, 5] == 0).all()
-    start = make_clf(max_epochs=1, lr=1e-12).fit(texts, y)
-    assert (start.predict(texts)[:, 4] == 1).all() and (start.predict(texts)[:, 5] == 0).all()
-    same = make_clf(max_epochs=1).fit(texts, np.ones((48, 3)))
-    assert (same.predict(texts) == 1).all()
-
-
 @pytest.mark.parametrize("n_labels", [1, 2])
 def test_one_and_two_labels(make_clf, texts, labels, n_labels):
     y = indicator(labels)[:, :n_labels]

@@ -1071,7 +1071,6 @@ BAD_NUMBERS = {
     "numbers as strings": Bad(r"y\[0\] is '1'", {"y": ["1"] * 40}),
     "dates": Bad(r"y\[0\] is .*expects numbers", {"y": pd.date_range("2020", periods=40)}),
     "complex": Bad(r"y\[0\] is .*expects numbers", {"y": np.full(40, 1j)}),
-    "two columns": Bad("y should be a 1d array", {"y": np.ones((40, 2))}),
     "validation": Bad(r"y_val\[0\] is 'a'", {"X_val": X[:1], "y_val": ["a"]}),
     "loss": Bad("'loss' parameter of PairRegressor", params={"loss": "absolute_error"}),
 }

@@ -624,7 +624,7 @@ def many(n, n_labels, width=12, seed=0):
 
 def fit_many(vectors, targets, weights=None, pos_weight=None, seed=0):
     weights = np.ones(len(targets)) if weights is None else weights
-    return binary_probe(vectors, targets, weights, pos_weight, np.random.default_rng(seed))
+    return binary_probe(vectors, targets, weights, pos_weight, np.random.default_rng(seed))[:2]
 
 
 def binary_loss(head, vectors, targets):
@@ -635,7 +635,8 @@ def binary_loss(head, vectors, targets):
 @pytest.mark.parametrize("strength", [0.001, 0.1, 1.0])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_is_a_logistic_regression_a_label(monkeypatch, strength, weighted):
-    monkeypatch.setattr(probe, "_best_shared_strength", lambda *args: (strength, 0.0))
+    nothing = np.empty(0, int), np.empty((0, 5))
+    monkeypatch.setattr(probe, "_best_shared_strength", lambda *args: (strength, 0.0, *nothing))
     vectors, targets = many(200, 5)
     rng = np.random.default_rng(1)
     weights = rng.uniform(0.1, 5, 200) if weighted else np.ones(200)

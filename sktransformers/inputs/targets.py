@@ -1,6 +1,8 @@
 """y and sample weights <-> arrays that a loss can read."""
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Real
 from typing import Any, ClassVar
@@ -24,7 +26,7 @@ class Targets:
     ----------
     values : ndarray of shape (n_rows, ...) or Ragged
         The targets proper: one a row, or one a word.
-    weights : ndarray of shape (n_rows,) or Ragged
+    weights : ndarray of shape (n_rows,) or (n_rows, n_tasks), or Ragged
         Weight of each target in the loss.
     strata : ndarray of int and shape (n_rows,)
         Groups of rows of which a validation split takes equal shares.
@@ -40,7 +42,7 @@ class Targets:
         if isinstance(self.weights, Ragged):
             total = np.concatenate([[0.0], np.cumsum(self.weights.flat)])
             return np.diff(total[self.weights.start])
-        return self.weights
+        return self.weights.reshape(len(self.weights), -1).sum(axis=1)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -81,9 +83,15 @@ class ClassCoding(_Labels):
         Sorted labels.
     factors : ndarray of shape (n_classes,)
         Class weights.
+    counts : ndarray of shape (n_classes,), default=None
+        Summed sample weights of the classes, if the loss asks for them.
+    softmax : dict, default=None
+        What stands in the place of a linear output layer, if anything does.
     """
 
     factors: np.ndarray
+    counts: np.ndarray | None = field(default=None, kw_only=True)
+    softmax: dict[str, Any] | None = field(default=None, kw_only=True)
     problem_type: ClassVar[str] = "single_label_classification"
 
     def encode(self, labels: np.ndarray, weights: np.ndarray, name: str) -> Targets:
@@ -123,12 +131,12 @@ class SoftCoding(ClassCoding):
         return product / product.sum(axis=1, keepdims=True)
 
 
-class Indicator(np.ndarray):
-    """A matrix of 0 and 1 (int8), a column a label, that knows the names of its columns.
+class Matrix(np.ndarray):
+    """A matrix that knows the names of its columns.
 
     Parameters
     ----------
-    names : ndarray of shape (n_labels,) or None
+    names : ndarray of shape (n_columns,) or None
         None where y was no table.
     """
 
@@ -136,6 +144,22 @@ class Indicator(np.ndarray):
 
     def __array_finalize__(self, other: Any) -> None:
         self.names = getattr(other, "names", None)
+
+
+class Indicator(Matrix):
+    """A matrix of 0 and 1 (int8), a column a label.
+
+    Parameters
+    ----------
+    csr : type or None
+        Of a sparse y, the class that holds such a matrix by rows.
+    """
+
+    csr: type | None
+
+    def __array_finalize__(self, other: Any) -> None:
+        super().__array_finalize__(other)
+        self.csr = getattr(other, "csr", None)
 
 
 @dataclass(frozen=True)
@@ -148,10 +172,24 @@ class IndicatorCoding(_Labels):
         Name of each column, in their order; numbers from 0 where y was no table.
     pos_weight : ndarray of shape (n_labels,) or None
         Weight of each label where it is present; None means one.
+    threshold : float or ndarray of shape (n_labels,)
+        Probability above which a row has a label, as far as it is known before training.
+    csr : type or None
+        As in `Indicator`.
+    shares : list of float
+        Put here by the probe: share of all entries that held-out rows are best given.
     """
 
     pos_weight: np.ndarray | None
+    threshold: Any = 0.5
+    csr: type | None = None
+    shares: list[float] = field(default_factory=list)
     problem_type: ClassVar[str] = "multi_label_classification"
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Fitted attributes of the estimator."""
+        return {**super().attributes, "threshold_": self.threshold, "_csr": self.csr}
 
     def encode(self, y: np.ndarray, weights: np.ndarray, name: str) -> Targets:
         """Targets of an indicator matrix; other labels than those of training are an error."""
@@ -175,13 +213,15 @@ class NumberCoding:
 
     Parameters
     ----------
-    mean, scale : float
-        Weighted mean and standard deviation of the training targets.
+    mean, scale : float or ndarray of shape (n_outputs,)
+        Weighted mean and standard deviation of the training targets; numbers for one output.
+    names : list of str
+        Name of each output.
     """
 
-    mean: float
-    scale: float
-    names: ClassVar[list[str]] = ["y"]
+    mean: Any
+    scale: Any
+    names: list[str]
     problem_type: ClassVar[str] = "regression"
 
     @property
@@ -192,21 +232,40 @@ class NumberCoding:
     @classmethod
     def of(cls, y: np.ndarray, weights: np.ndarray) -> "NumberCoding":
         """Coding for targets y; targets that are all equal keep their unit."""
-        mean = float(np.average(y, weights=weights))
-        scale = float(np.sqrt(np.average((y - mean) ** 2, weights=weights)))
-        return cls(mean, scale if scale > 1e-12 * max(1.0, abs(mean)) else 1.0)
+        y, found = np.asarray(y), getattr(y, "names", None)
+        mean = np.average(y, axis=0, weights=weights)
+        scale = np.sqrt(np.average((y - mean) ** 2, axis=0, weights=weights))
+        scale = np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
+        if y.ndim == 1:
+            return cls(float(mean), float(scale), ["y"])
+        names = range(y.shape[1]) if found is None else found.tolist()
+        return cls(mean, scale, [str(name) for name in names])
 
     def encode(self, y: np.ndarray, weights: np.ndarray, name: str) -> Targets:
-        """Standardised targets."""
+        """Standardised targets; other outputs than those of training are an error."""
+        n_outputs = y.shape[1] if y.ndim == 2 else 1
+        if n_outputs != len(self.names):
+            raise ValueError(
+                f"{name} has {n_outputs} column(s), but training was with {len(self.names)} "
+                f"output(s)."
+            )
+        found = getattr(y, "names", None)
+        numbered = self.names == [str(i) for i in range(n_outputs)]
+        if found is not None and not numbered and list(map(str, found)) != self.names:
+            raise ValueError(
+                f"{name} has the columns {_some(found)}, but training was with the outputs "
+                f"{self.names}."
+            )
+        y = np.asarray(y)
         return Targets((y - self.mean) / self.scale, weights, np.zeros(len(y), np.int64))
 
 
 def check_numbers(y: Any, n_samples: int, estimator_name: str, name: str = "y") -> np.ndarray:
-    """One finite number a row as a one-dimensional array of float64.
+    """Finite numbers as an array of float64, one-dimensional unless y has several columns.
 
     Parameters
     ----------
-    y : array-like of shape (n_samples,)
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         Numbers in any container that X may have.
     n_samples : int
         Number of rows of X.
@@ -218,10 +277,22 @@ def check_numbers(y: Any, n_samples: int, estimator_name: str, name: str = "y") 
     Raises
     ------
     ValueError
-        If y is None, of another length than X, has several columns, or holds something
-        that is no finite number.
+        If y is None, of another length than X, or holds something that is no finite number.
     """
-    given = _one_a_row(y, n_samples, estimator_name, name)
+    _require(y, estimator_name)
+    if n_columns(y) in (None, 1):
+        return _numbers(_one_a_row(y, n_samples, estimator_name, name), name)
+    matrix, names = _as_matrix(y, n_samples, name)
+    labels = range(matrix.shape[1]) if names is None else names.tolist()
+    shown = [f"{name}[:, {x}]" if names is None else f"{name}[{x!r}]" for x in labels]
+    numbers = [_numbers(column, x) for column, x in zip(matrix.T, shown)]
+    found = np.stack(numbers, axis=1).view(Matrix)
+    found.names = names
+    return found
+
+
+def _numbers(given: np.ndarray, name: str) -> np.ndarray:
+    """One-dimensional y as finite numbers in float64."""
     if given.dtype.kind not in "biuf":
         for i, value in enumerate(given.tolist()):
             if not isinstance(value, (Real, Decimal)) and not is_missing(value):
@@ -293,6 +364,13 @@ def check_indicator(y: Any, n_samples: int, name: str = "y") -> Indicator:
         If y is of another length than X, holds something else, or has two columns of one
         name.
     """
+    csr = None
+    if hasattr(y, "toarray"):
+        y = y.tocsr(copy=True)
+        y.sum_duplicates()
+        csr = type(y)
+        if np.isin(y.data, (0, 1)).all():  # before it is dense: it may be large
+            y = y.astype(np.int8)
     matrix, names = _as_matrix(y, n_samples, name)
     if matrix.dtype.kind in "biuf":
         good = (matrix == 0) | (matrix == 1)
@@ -305,9 +383,45 @@ def check_indicator(y: Any, n_samples: int, name: str = "y") -> Indicator:
             f"matrix of 0 and 1. If its rows are probabilities of classes, pass "
             f"loss=CrossEntropy(classes=[...])."
         )
-    found = matrix.astype(np.int8).view(Indicator)
-    found.names = names
+    found = matrix.astype(np.int8, copy=csr is None).view(Indicator)
+    found.names, found.csr = names, csr
     return found
+
+
+def check_varied(y: Indicator, classes: np.ndarray) -> None:
+    """Check that there is something to tell apart: labels that some rows have, and some not.
+
+    Warns
+    -----
+    UserWarning
+        Names labels that all rows have, or none. Rare labels are missing from many a sample, and
+        the others can still be learnt.
+
+    Raises
+    ------
+    ValueError
+        If there is no other label.
+    """
+    everywhere, somewhere = y.all(axis=0), y.any(axis=0)
+    constant = np.asarray(everywhere | ~somewhere)
+    if constant.all():
+        raise ValueError(
+            f"Each of the {len(classes)} label columns of y has one value only: there is nothing "
+            f"to learn. Every label needs rows that have it, and rows that do not."
+        )
+    parts = [
+        f"{what} of the rows of y has the labels {_some(classes[mask])}"
+        for what, mask in (("none", ~somewhere), ("each", everywhere))
+        if mask.any()
+    ]
+    if parts:
+        text = "; ".join(parts)
+        warnings.warn(
+            f"{text[0].upper()}{text[1:]}: there is nothing to learn about them, and predictions "
+            f"follow that frequency. Leave out these columns, or add rows that differ.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def check_soft(
@@ -366,22 +480,58 @@ def check_soft(
     return proba / sums[:, None]
 
 
-def check_classes(classes: Any) -> np.ndarray:
-    """Classes of soft targets as an array.
+def check_classes(
+    classes: Any, name: str = "classes of CrossEntropy", at_least: int = 2
+) -> np.ndarray:
+    """Classes that the user names as an array.
 
     Raises
     ------
     ValueError
-        If there are fewer than two of them, or two are equal.
+        If there are too few of them, or two are equal.
     """
-    name = "classes of CrossEntropy"
     found = _to_array(classes, name)
-    if found.ndim != 1 or len(found) < 2:
-        raise ValueError(f"{name} must be a list of at least two classes; got {classes!r}.")
+    if found.ndim != 1 or len(found) < at_least:
+        raise ValueError(
+            f"{name} must be a list of at least {at_least} class{'es' if at_least > 1 else ''}; "
+            f"got {classes!r}."
+        )
     _check_entries(found, name)
     values, counts = np.unique(found, return_counts=True)
     if (counts > 1).any():
         raise ValueError(f"{name} names {values[counts > 1].tolist()[0]!r} more than once.")
+    return found
+
+
+def check_more_classes(classes: Any, known: np.ndarray | None, columns: bool) -> np.ndarray:
+    """All classes after those of ``partial_fit(classes=...)`` came to those that are known.
+
+    Parameters
+    ----------
+    classes : array-like of shape (n_classes,)
+        What the user gave.
+    known : ndarray or None
+        Classes of the model so far.
+    columns : bool
+        Whether they name the columns of y, in their order, and so all of them; else they are
+        sorted.
+
+    Raises
+    ------
+    ValueError
+        If they are no classes, leave out a column that was there, or mix strings with others.
+    """
+    found = check_classes(classes, "classes", 2 if known is None else 1)
+    if known is not None and (found.dtype.kind in "OU") != (known.dtype.kind in "OU"):
+        raise ValueError(
+            f"classes holds {found.tolist()[0]!r}, but the classes so far are {_some(known)}: "
+            f"strings and other labels do not go together."
+        )
+    if not columns:
+        return np.unique(found) if known is None else np.union1d(known, found)
+    lost = [] if known is None else [c for c in known.tolist() if c not in found.tolist()]
+    if lost:
+        raise ValueError(f"classes leaves out {lost[0]!r}, which the model has.")
     return found
 
 
@@ -563,9 +713,13 @@ def class_coding(
     """
     per_class: Any = None
     if isinstance(class_weight, str):
-        codes = _positions(labels, classes, "y")
-        per_class = np.bincount(codes, weights, minlength=len(classes))
+        per_class = class_counts(classes, labels, weights)
     return ClassCoding(classes, _class_factors(classes, class_weight, per_class))
+
+
+def class_counts(classes: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Summed sample weights of each class; parameters as in `class_coding`."""
+    return np.bincount(_positions(labels, classes, "y"), weights, minlength=len(classes))
 
 
 def soft_coding(
@@ -596,14 +750,14 @@ def _class_factors(classes: np.ndarray, class_weight: Any, per_class: np.ndarray
         present = per_class > 0
         factors[present] = per_class.sum() / (present.sum() * per_class[present])
     for label, weight in (class_weight if isinstance(class_weight, dict) else {}).items():
-        factors[_known(label, classes, "class_weight")] = _factor(weight, label, "class_weight")
+        factors[_known(label, classes, "class_weight")] = weight_of(weight, label, "class_weight")
     return factors
 
 
 def indicator_coding(
-    classes: np.ndarray, pos_weight: Any, y: Indicator, weights: np.ndarray
+    classes: np.ndarray, pos_weight: Any, threshold: Any, y: Indicator, weights: np.ndarray
 ) -> IndicatorCoding:
-    """Coding of labels under the ``pos_weight`` of a loss.
+    """Coding of labels under the ``pos_weight`` of a loss and a ``threshold``.
 
     Parameters
     ----------
@@ -612,6 +766,8 @@ def indicator_coding(
     pos_weight : float, array-like of shape (n_labels,), dict, "balanced" or None
         "balanced" gives a label the summed weight of the rows without it over that of the rows
         with it; one where either are missing, and labels that a dict leaves out.
+    threshold : float, array-like of shape (n_labels,), dict or "tuned"
+        Labels that a dict leaves out have 0.5, as all have before they are tuned.
     y : Indicator of shape (n_rows, n_labels)
         The training rows.
     weights : ndarray of shape (n_rows,)
@@ -620,31 +776,64 @@ def indicator_coding(
     Raises
     ------
     ValueError
-        If a dict names no label of y, or there is not one positive number a label.
+        If a dict names no label of y, or there is not one positive number a label, and one
+        between 0 and 1.
     """
+    thresholds = check_threshold(threshold, classes)
     if pos_weight is None:
-        return IndicatorCoding(classes, None)
-    factors = np.ones(len(classes))
+        return IndicatorCoding(classes, None, thresholds, y.csr)
     if isinstance(pos_weight, str):
+        factors = np.ones(len(classes))
         for j, column in enumerate(np.asarray(y).T):
             present, absent = weights[column == 1].sum(), weights[column == 0].sum()
             if present > 0 and absent > 0:
                 factors[j] = absent / present
-    elif isinstance(pos_weight, dict):
-        for label, weight in pos_weight.items():
-            factors[_known(label, classes, "pos_weight")] = _factor(weight, label, "pos_weight")
     else:
-        given = np.asarray(pos_weight)
-        if given.ndim > 0 and given.shape != factors.shape:
-            raise ValueError(
-                f"pos_weight has {given.size if given.ndim == 1 else given.shape} entries, but y "
-                f"has {len(classes)} labels."
-            )
-        for j, weight in enumerate(np.broadcast_to(given, factors.shape).tolist()):
-            factors[j] = _factor(weight, j, "pos_weight")
+        factors = _per_label(pos_weight, classes, "pos_weight", 1.0, weight_of)
     if (factors == 0).any():
         raise ValueError("pos_weight holds a zero: a label would have nothing to learn from.")
-    return IndicatorCoding(classes, factors)
+    return IndicatorCoding(classes, factors, thresholds, y.csr)
+
+
+def check_threshold(threshold: Any, classes: np.ndarray) -> float | np.ndarray:
+    """The parameter ``threshold`` as a number for all labels or one each.
+
+    Parameters are as in `indicator_coding`.
+    """
+    if isinstance(threshold, str):
+        return 0.5
+    each = _per_label(threshold, classes, "threshold", 0.5, _probability)
+    return each if isinstance(threshold, dict) or np.ndim(threshold) else float(threshold)
+
+
+def _per_label(
+    given: Any,
+    classes: np.ndarray,
+    parameter: str,
+    default: float,
+    number: Callable[[Any, Any, str], float],
+) -> np.ndarray:
+    """A number for each label from one for all, an array or a dict, each checked by number."""
+    each = np.full(len(classes), default)
+    if isinstance(given, dict):
+        for label, value in given.items():
+            each[_known(label, classes, parameter)] = number(value, label, parameter)
+        return each
+    values = np.asarray(given)
+    if values.ndim > 0 and values.shape != each.shape:
+        raise ValueError(
+            f"{parameter} has {values.size if values.ndim == 1 else values.shape} entries, but y "
+            f"has {len(classes)} labels."
+        )
+    for j, value in enumerate(np.broadcast_to(values, each.shape).tolist()):
+        each[j] = number(value, j, parameter)
+    return each
+
+
+def _probability(value: Any, label: Any, parameter: str) -> float:
+    if not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise ValueError(f"{parameter}[{label!r}] is {value!r}; expected a number between 0 and 1.")
+    return float(value)
 
 
 def _known(label: Any, classes: np.ndarray, parameter: str) -> int:
@@ -657,7 +846,8 @@ def _known(label: Any, classes: np.ndarray, parameter: str) -> int:
     return labels.index(label)
 
 
-def _factor(weight: Any, label: Any, parameter: str) -> float:
+def weight_of(weight: Any, label: Any, parameter: str) -> float:
+    """A weight that a parameter gives to a label, or a clear error."""
     if not isinstance(weight, Real) or not 0 <= float(weight) < float("inf"):
         raise ValueError(f"{parameter}[{label!r}] is {weight!r}; expected a number of at least 0.")
     return float(weight)

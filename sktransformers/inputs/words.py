@@ -216,18 +216,23 @@ def _matches(pattern: re.Pattern[str]) -> _Splitter:
 
 
 @cache
-def _word_pattern() -> re.Pattern[str]:
-    r"""``\w+|[^\w\s]``, each with the marks that follow it.
+def marks() -> str:
+    r"""All combining marks of Unicode, for a class of characters in a pattern.
 
     To Python, no combining mark is a ``\w``: alone, that would cut Devanagari at every vowel
     sign, and decomposed accents off their letters.
     """
-    # All marks of Unicode: the last block holds variation selectors.
+    # The last block holds variation selectors.
     points = chain(range(0x300, 0x20000), range(0xE0100, 0xE01F0))
-    marks = "".join(c for c in map(chr, points) if unicodedata.category(c).startswith("M"))
+    return "".join(c for c in map(chr, points) if unicodedata.category(c).startswith("M"))
+
+
+@cache
+def _word_pattern() -> re.Pattern[str]:
+    r"""``\w+|[^\w\s]``, each with the marks that follow it."""
     return re.compile(
-        rf"\w+(?:[{marks}{_JOINERS}]+\w*)*"
-        rf"|[^\w\s](?:[{marks}]|\u200d[^\w\s])*"  # emoji may be several, joined by U+200D
+        rf"\w+(?:[{marks()}{_JOINERS}]+\w*)*"
+        rf"|[^\w\s](?:[{marks()}]|\u200d[^\w\s])*"  # emoji may be several, joined by U+200D
     )
 
 

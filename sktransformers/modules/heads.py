@@ -1,10 +1,13 @@
 """A vector -> logits."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sktransformers.modules.softmax import output_layer
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -71,6 +74,8 @@ class Head(nn.Module):
     batch_norm, layer_norm : bool, default=False
         Whether the outputs of each affine map are normalised over the batch, and each by itself
         (Ba et al. 2016, arXiv:1607.06450).
+    softmax : dict or None, default=None
+        Another last layer than a linear one, as in `output_layer`.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Head(nn.Module):
         dropout: float,
         batch_norm: bool = False,
         layer_norm: bool = False,
+        softmax: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.in_features = in_features
@@ -101,7 +107,7 @@ class Head(nn.Module):
                 layers.append(ACTIVATIONS[activation]())
             layers.append(nn.Dropout(dropout))
         self.hidden = nn.Sequential(*layers)
-        self.out = nn.Linear(in_features, out_features)
+        self.out = output_layer(in_features, out_features, softmax)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
@@ -113,7 +119,7 @@ class Head(nn.Module):
 
         The head must be in evaluation mode. vectors have shape (..., in_features).
         """
-        vectors = vectors.to(self.out.weight)
+        vectors = vectors.to(next(self.out.parameters()))
         for layer in self.hidden:
             if isinstance(layer, BatchNorm) and vectors.numel() > vectors.shape[-1]:
                 layer.reset_running_stats()

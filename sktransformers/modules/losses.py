@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sktransformers.modules.crf import CRFOutput, log_likelihood, viterbi
+from sktransformers.modules.softmax import Deferred, precise
 
 
 class CrossEntropy(nn.Module):
@@ -42,7 +43,7 @@ class CrossEntropy(nn.Module):
             Class positions, or probabilities of the classes.
         weights : Tensor of shape (n,)
         """
-        logits = _precise(logits)
+        logits = precise(logits)
         if targets.ndim == 2:
             targets = targets.to(logits.dtype)
             if self.class_weights is not None:
@@ -72,7 +73,7 @@ class Focal(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Loss of shape (); parameters as in `CrossEntropy`, with class positions."""
-        logits = _precise(logits)
+        logits = precise(logits)
         log_proba = logits.log_softmax(dim=1)
         at_target = targets.unsqueeze(1)
         # log(1 - p) from the other classes: 1 - p itself is rounded to zero where p is near one,
@@ -80,6 +81,99 @@ class Focal(nn.Module):
         others = log_proba.scatter(1, at_target, -torch.inf).logsumexp(dim=1)
         losses = -log_proba.gather(1, at_target).squeeze(1) * (self.gamma * others).exp()
         return (losses * weights).sum()
+
+
+class LayerLikelihood(nn.Module):
+    r"""Weighted sum of :math:`-\log p_y` over the rows, where the last layer knows :math:`p_y`."""
+
+    def forward(self, output: Deferred | Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Loss of shape (), computed in float32 or, for vectors in it, in float64.
+
+        Parameters
+        ----------
+        output : Deferred, or Tensor of shape (n, n_classes)
+            Vectors and their layer, or the log-probabilities that it gives.
+        targets : LongTensor of shape (n,)
+            Class positions.
+        weights : Tensor of shape (n,)
+        """
+        if isinstance(output, Deferred):
+            found = output.out.log_likelihood(output.vectors, targets)
+        else:
+            found = output.gather(1, targets.unsqueeze(1)).squeeze(1)
+        return -(found * weights).sum()
+
+
+class SampledCrossEntropy(nn.Module):
+    r"""Cross-entropy against some of the other classes, a weighted sum over the rows.
+
+    With a sample S of the classes, drawn anew for every batch, the softmax of a row runs over
+    its label y and S without y, with the logits :math:`z_y` and :math:`z_c - \log \pi_c`
+    (Bengio and Senecal 2008; Jean et al. 2015, arXiv:1412.2007, section 3).
+
+    Classes are drawn without replacement: those with the n smallest of the times
+    :math:`T_c = E_c / q_c`, with :math:`E_c` exponentially distributed and q the proposal. With
+    the (n + 1)-th time t, :math:`\pi_c = P(T_c < t) = 1 - \exp(-q_c t)` makes the sum over S of
+    :math:`\exp(z_c) / \pi_c` an unbiased estimate of the sum over all classes (Cohen and Kaplan
+    2007, Summarizing data using bottom-k sketches); for n far below the number of classes,
+    :math:`\pi_c` is about :math:`n q_c`. With all classes drawn it is one, and the loss is the
+    cross-entropy.
+
+    Parameters
+    ----------
+    n_negatives : int
+        Number n of classes that are drawn.
+    proposal : Tensor of shape (n_classes,)
+        q above: positive, and one in sum.
+    """
+
+    proposal: Tensor
+
+    def __init__(self, n_negatives: int, proposal: Tensor):
+        super().__init__()
+        self.n_negatives = n_negatives
+        self.register_buffer("proposal", proposal)
+        self.begin_batch()
+
+    def begin_batch(self) -> None:
+        """Draw anew when the loss is next computed."""
+        self._drawn: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, output: Deferred | Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Loss of shape (), computed in float32 or, for vectors in it, in float64.
+
+        Parameters
+        ----------
+        output : Deferred, or Tensor of shape (n, n_classes)
+            Vectors and a linear layer, or its logits: then the loss is the cross-entropy.
+        targets : LongTensor of shape (n,)
+            Class positions.
+        weights : Tensor of shape (n,)
+        """
+        if not isinstance(output, Deferred):
+            losses = F.cross_entropy(precise(output), targets, reduction="none")
+            return (losses * weights).sum()
+        if self._drawn is None:
+            self._drawn = self._draw()
+        classes, log_share = self._drawn
+        vectors, out = precise(output.vectors), output.out
+        weight = F.embedding(torch.cat([targets, classes]), out.weight).to(vectors.dtype)
+        bias = out.bias.to(vectors.dtype)
+        own = (vectors * weight[: len(targets)]).sum(dim=1) + bias[targets]
+        others = vectors @ weight[len(targets) :].T + (bias[classes] - log_share)
+        others = others.masked_fill(classes == targets.unsqueeze(1), -torch.inf)
+        total = torch.cat([own.unsqueeze(1), others], dim=1).logsumexp(dim=1)
+        return ((total - own) * weights).sum()
+
+    @torch.no_grad()
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """Classes, and the logarithm of the probability of each to be among them."""
+        times = torch.empty_like(self.proposal).exponential_() / self.proposal
+        if self.n_negatives >= len(times):
+            return torch.arange(len(times), device=times.device), torch.zeros_like(times)
+        smallest, classes = times.topk(self.n_negatives + 1, largest=False)
+        classes = classes[:-1]
+        return classes, (-torch.expm1(-self.proposal[classes] * smallest[-1])).log()
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -107,7 +201,7 @@ class BinaryCrossEntropy(nn.Module):
         logits, targets : Tensor of shape (n, n_labels)
         weights : Tensor of shape (n,)
         """
-        logits = _precise(logits)
+        logits = precise(logits)
         factor = None if self.pos_weight is None else self.pos_weight.to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(
             logits, targets.to(logits.dtype), reduction="none", pos_weight=factor
@@ -116,23 +210,25 @@ class BinaryCrossEntropy(nn.Module):
 
 
 class SquaredError(nn.Module):
-    r"""Weighted sum of :math:`(z - y)^2` over the rows."""
+    r"""Weighted sum of :math:`(z - y)^2` over the rows, of several outputs the mean."""
 
     def forward(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Loss of shape ().
 
         Parameters
         ----------
-        outputs : Tensor of shape (n, 1)
-        targets, weights : Tensor of shape (n,)
+        outputs : Tensor of shape (n, n_outputs)
+        targets : Tensor of shape (n, n_outputs), or (n,) for one output
+        weights : Tensor of shape (n,)
         """
-        outputs = _precise(outputs[:, 0])
-        losses = F.mse_loss(outputs, targets.to(outputs.dtype), reduction="none")
+        outputs = precise(outputs)
+        targets = targets.to(outputs.dtype).reshape(outputs.shape)
+        losses = F.mse_loss(outputs, targets, reduction="none").mean(dim=1)
         return (losses * weights).sum()
 
 
 class Huber(nn.Module):
-    r"""Weighted sum of Huber's loss of errors e over the rows (Huber 1964).
+    r"""Weighted sum of Huber's loss of errors e over the rows (Huber 1964), averaged over outputs.
 
     :math:`e^2 / 2` for errors up to :math:`\delta`, else :math:`\delta (|e| - \delta / 2)`.
 
@@ -148,10 +244,10 @@ class Huber(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Loss of shape (); parameters as in `SquaredError`."""
-        outputs = _precise(outputs[:, 0])
-        targets = targets.to(outputs.dtype)
+        outputs = precise(outputs)
+        targets = targets.to(outputs.dtype).reshape(outputs.shape)
         losses = F.huber_loss(outputs, targets, reduction="none", delta=self.delta)
-        return (losses * weights).sum()
+        return (losses.mean(dim=1) * weights).sum()
 
 
 class CRFLoss(nn.Module):
@@ -179,11 +275,6 @@ class CRFLoss(nn.Module):
         sentences = sentences.repeat_interleave(lengths, output_size=len(weights))
         sums = torch.zeros_like(losses).index_add(0, sentences, weights.to(losses.dtype))
         return (losses * sums / lengths.clamp(min=1)).sum()
-
-
-def _precise(outputs: Tensor) -> Tensor:
-    """Outputs in float32 at least."""
-    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from sktransformers.modules.crf import CRFOutput, LinearChainCRF
 from sktransformers.modules.heads import Head
 from sktransformers.modules.interaction import WIDTHS, CrossAttention, combine
 from sktransformers.modules.pooling import Pooling, SegmentPooling
+from sktransformers.modules.softmax import Deferred, most_probable
 
 
 class TextConfig(PreTrainedConfig):
@@ -30,6 +31,8 @@ class TextConfig(PreTrainedConfig):
         Configuration of the backbone.
     head_hidden_sizes, head_activation, head_dropout, head_batch_norm, head_layer_norm
         As in `Head`.
+    head_softmax : dict or None
+        Likewise, ``softmax``.
     id2label : dict of int to str
         Name of each logit.
     """
@@ -44,6 +47,7 @@ class TextConfig(PreTrainedConfig):
         head_dropout: float = 0.1,
         head_batch_norm: bool = False,
         head_layer_norm: bool = False,
+        head_softmax: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         if isinstance(backbone_config, dict):
@@ -54,6 +58,7 @@ class TextConfig(PreTrainedConfig):
         self.head_dropout = head_dropout
         self.head_batch_norm = head_batch_norm
         self.head_layer_norm = head_layer_norm
+        self.head_softmax = head_softmax
         # Not given, transformers would unset the backbone's: its masks would then be lost.
         kwargs.setdefault(
             "attn_implementation", getattr(backbone_config, "_attn_implementation", None)
@@ -74,6 +79,9 @@ class TextModel(PreTrainedModel):
     ----------
     unit : {"window", "word", "token"}
         What `encode` gives one vector for.
+    defers : bool
+        Whether the loss works out what it needs of the last layer: in training, `decide` then
+        leaves that to it.
     """
 
     config_class: Any = TextConfig
@@ -83,6 +91,7 @@ class TextModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     unit: str
+    defers = False
 
     def __init__(self, config: Any, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -104,15 +113,16 @@ class TextModel(PreTrainedModel):
         """Make whatever stands behind the backbone."""
         raise NotImplementedError
 
-    def _make_head(self, config: Any, width: int) -> Head:
+    def _make_head(self, config: Any, width: int, n_outputs: int | None = None) -> Head:
         return Head(
             width,
-            len(config.id2label or ()),
+            len(config.id2label or ()) if n_outputs is None else n_outputs,
             config.head_hidden_sizes,
             config.head_activation,
             config.head_dropout,
             config.head_batch_norm,
             config.head_layer_norm,
+            config.head_softmax,
         )
 
     @property
@@ -129,7 +139,8 @@ class TextModel(PreTrainedModel):
         # Only the head is ours to start: N(0, 0.02) and no bias, as BERT's.
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def probe_vectors(model: Any, run: Callable[..., Any]) -> Any:
@@ -145,8 +156,16 @@ def probe_vectors(model: Any, run: Callable[..., Any]) -> Any:
     if not model.config.head_batch_norm:
         return run(*model.probe_stages())
     # Normalised as in training, or the last layer would start from other features.
-    inputs = torch.from_numpy(run(*model.head_stages()))
-    hidden = model.head.settle(inputs.unflatten(1, (-1, model.head.in_features))).mean(dim=1)
+    return settled_vectors(model.head, run(*model.head_stages()))
+
+
+def settled_vectors(head: Head, inputs: Any) -> Any:
+    """What the last layer of a head reads of rows, once its running averages are those of them.
+
+    inputs is an array of what ``head_stages`` gave; an array comes back.
+    """
+    readings = torch.from_numpy(inputs).unflatten(1, (-1, head.in_features))
+    hidden = head.settle(readings).mean(dim=1)
     return hidden.to(torch.promote_types(hidden.dtype, torch.float32)).cpu().numpy()
 
 
@@ -222,9 +241,20 @@ class SequenceModel(TextModel):
         """Vectors of shape (n_rows, n_readings, width) whose logits are averaged."""
         return self.window_pooling(vectors, sizes)[rows]
 
-    def decide(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
+    def decide(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor | Deferred:
+        """`logits`, or for a loss that works them out itself, what it needs for it."""
+        if self.training and self.defers:
+            return Deferred(self.represent(vectors, sizes, rows), self.head.out)
+        return self.logits(vectors, sizes, rows)
+
+    def logits(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
         """Logits of shape (n_rows, n_outputs); parameters as in `represent`."""
         return self.head.out(self.represent(vectors, sizes, rows))
+
+    def most_probable(self, vectors: Tensor, sizes: Tensor, rows: Tensor, k: int) -> Tensor:
+        """The k most probable outputs of each row, see `softmax.most_probable`."""
+        hidden = self.represent(vectors, sizes, rows)
+        return most_probable(self.head.out, hidden, self.config.num_labels, k)
 
     def head_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
         """The two stages that end before the head."""
@@ -240,7 +270,7 @@ class SequenceModel(TextModel):
         """Logits of texts that are one sequence each."""
         each = torch.arange(len(input_ids), device=input_ids.device)
         vectors = self.encode(input_ids, attention_mask, **types)
-        logits = self.decide(vectors, torch.ones_like(each), each.unsqueeze(1))
+        logits = self.logits(vectors, torch.ones_like(each), each.unsqueeze(1))
         return SequenceClassifierOutput(logits=logits)
 
 

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from sktransformers.modules.backbone import drop_pooler
 from sktransformers.modules.model import SequenceConfig, TaggingConfig
 from sktransformers.modules.pooling import SegmentPooling
+from sktransformers.modules.softmax import most_probable
 
 
 class NativeSequenceConfig(SequenceConfig):
@@ -193,6 +194,11 @@ class NativeSequenceModel(NativeModel):
             Texts of each row.
         """
         return self.window_pooling(vectors, sizes)[rows].mean(dim=1)
+
+    def most_probable(self, vectors: Tensor, sizes: Tensor, rows: Tensor, k: int) -> Tensor:
+        """The k most probable outputs of each row, see `softmax.most_probable`."""
+        logits = self.decide(vectors, sizes, rows)
+        return most_probable(nn.Identity(), logits, logits.shape[1], k)
 
     def probe_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
         """The two stages, of what the last layer reads instead of what it gives."""

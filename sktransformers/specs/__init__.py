@@ -8,11 +8,14 @@ or ``clf__head__dropout``. They hold parameters; ``fit`` checks them.
 from sktransformers.specs.backbone import DEFAULT_BACKBONE, Backbone
 from sktransformers.specs.heads import CRF, Linear, MLPHead, NativeHead
 from sktransformers.specs.losses import (
+    AdaptiveSoftmax,
     BinaryCrossEntropy,
     CrossEntropy,
     FocalLoss,
     HuberLoss,
+    SampledSoftmax,
     SquaredError,
+    TreeSoftmax,
 )
 from sktransformers.specs.optimizers import (
     EMA,
@@ -56,6 +59,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "AdaptiveSoftmax",
     "Backbone",
     "BinaryCrossEntropy",
     "BitFit",
@@ -81,10 +85,12 @@ __all__ = [
     "Replay",
     "SGD",
     "SWA",
+    "SampledSoftmax",
     "Spec",
     "SquaredError",
     "Steps",
     "TorchOptimizer",
+    "TreeSoftmax",
     "WarmupStableDecay",
     "Windows",
     "named",
@@ -113,7 +119,13 @@ SCHEDULES = {
 }
 AVERAGES = {"ema": EMA, "swa": SWA}
 TAG_LOSSES = {"cross_entropy": CrossEntropy, "focal": FocalLoss}
-CLASS_LOSSES = {**TAG_LOSSES, "binary_cross_entropy": BinaryCrossEntropy}
+CLASS_LOSSES = {
+    **TAG_LOSSES,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "adaptive_softmax": AdaptiveSoftmax,
+    "tree_softmax": TreeSoftmax,
+    "sampled_softmax": SampledSoftmax,
+}
 WINDOWS = {"window": Windows}
 NUMBER_LOSSES = {"squared_error": SquaredError, "huber": HuberLoss}
 

@@ -10,8 +10,9 @@ from sktransformers.specs.spec import Spec
 class Replay(Spec):
     """Keep some training rows, and train them with the new ones later.
 
-    Which rows are kept is decided as they come: about the same number of each class, and of a
-    class each row with the same chance (Chrysakis and Moens 2020, algorithm 1).
+    About the same number of each class are kept, and of the rows of a class that ever came each
+    with the same chance (Chrysakis and Moens 2020, "Online continual learning from imbalanced
+    data", keep them balanced in the same way).
 
     Parameters
     ----------

@@ -65,7 +65,9 @@ class EpochHistory(Callback):
             if sums:
                 record(f"{split}_loss", float(sums["loss"]) / sums["weight"])
                 for name in net.metrics:
-                    record(f"{split}_{name}", float(sums[name]) / sums["targets"])
+                    total, *count = torch.as_tensor(sums[name]).reshape(-1).tolist()
+                    count = count[0] if count else sums["targets"]
+                    record(f"{split}_{name}", total / count if count else math.nan)
         # A float16 step that overflowed was not made: it does not count.
         norms = [norm for norm in self.norms_ if math.isfinite(norm)] or self.norms_
         record("grad_norm", sum(norms) / len(norms))

@@ -153,6 +153,48 @@ def load_native(spec: Backbone, auto: Any, names: Sequence[str] | None, *, verbo
     return loaded
 
 
+def load_whole(spec: Backbone, auto: Any, *, verbose: bool) -> tuple[Any, Any]:
+    """Load a checkpoint that is used as it is, and its tokenizer.
+
+    Parameters
+    ----------
+    spec : Backbone
+        As in `load`.
+    auto : type
+        The class of the transformers library that knows all families' models of the kind.
+    verbose : bool
+        As in `load`.
+
+    Returns
+    -------
+    model, tokenizer : PreTrainedModel and transformers tokenizer
+        The caller's; in evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        As `load`; or if the checkpoint is of another kind.
+    """
+    with quiet(verbose):
+        source: Any = _source(spec)
+        given: Any = spec.name
+        is_loaded = isinstance(given, PreTrainedModel)
+        config = given.config if is_loaded else _read_config(source)
+        kind: Any = auto._model_mapping.get(type(config), ())
+        is_whole = isinstance(given, kind) if is_loaded else kind != ()
+        if is_whole and is_loaded:
+            model = copy.deepcopy(given)
+        elif is_whole:
+            model, info = _read_weights(source, spec, auto, config)
+            is_whole = not (info["missing_keys"] or info["mismatched_keys"])
+        if not is_whole:
+            raise ValueError(
+                f"{label(spec)} is no checkpoint of {auto.__name__}: it is of another family, or "
+                f"has no such head."
+            )
+        return model.eval(), _load_tokenizer(source, spec)
+
+
 def _head_on(spec: Backbone, auto: Any, names: Sequence[str] | None) -> Any:
     """A copy of a loaded model, with its family's head."""
     given: Any = spec.name
@@ -324,29 +366,13 @@ def _load_model(
 
     Parameters are as in `load_native`.
     """
-    how: dict[str, Any] = {"dtype": getattr(torch, spec.dtype)}
-    if spec.attn_implementation is not None:
-        how["attn_implementation"] = spec.attn_implementation
-    info: dict[str, Any] = {"missing_keys": (), "mismatched_keys": ()}
-    with _loading(source):
-        config = AutoConfig.from_pretrained(source.name, **source.kwargs())
+    config = _read_config(source)
     if auto is not AutoModel:
         _check_family(config, auto, spec)
         if names is not None:
             set_labels(config, names)
             config.problem_type = None
-    with _loading(source):
-        if not spec.pretrained:
-            model = auto.from_config(config, trust_remote_code=spec.trust_remote_code, **how)
-        else:
-            model, info = auto.from_pretrained(
-                source.name,
-                config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # checked below, where the message names them
-                **source.kwargs(),
-                **how,
-            )
+    model, info = _read_weights(source, spec, auto, config)
     if auto is AutoModel:
         drop_pooler(model)
     backbone = model.base_model
@@ -382,6 +408,32 @@ def _loading(source: Source) -> Iterator[None]:
         raise ValueError(
             f"The backbone could not be loaded from {source.name!r}: {error}"
         ) from error
+
+
+def _read_config(source: Source) -> Any:
+    with _loading(source):
+        return AutoConfig.from_pretrained(source.name, **source.kwargs())
+
+
+def _read_weights(
+    source: Source, spec: Backbone, auto: Any, config: Any
+) -> tuple[Any, dict[str, Any]]:
+    """A model and what transformers says of weights that are missing or of another shape."""
+    how: dict[str, Any] = {"dtype": getattr(torch, spec.dtype)}
+    if spec.attn_implementation is not None:
+        how["attn_implementation"] = spec.attn_implementation
+    with _loading(source):
+        if not spec.pretrained:
+            model = auto.from_config(config, trust_remote_code=spec.trust_remote_code, **how)
+            return model, {"missing_keys": (), "mismatched_keys": ()}
+        return auto.from_pretrained(
+            source.name,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the caller's message names them
+            **source.kwargs(),
+            **how,
+        )
 
 
 def _load_tokenizer(source: Source | None, spec: Backbone) -> Any:

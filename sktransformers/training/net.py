@@ -55,12 +55,26 @@ class EncodedDataset(Dataset):
         The rows.
     targets, weights : ndarray or Ragged
         One target and weight a row, or as many as the row has words.
+    redraw : callable, default=None
+        ``redraw()`` gives the rows of an epoch, if they are other ones in each.
     """
 
-    def __init__(self, encoded: Encoded, targets: Any, weights: Any):
+    def __init__(
+        self,
+        encoded: Encoded,
+        targets: Any,
+        weights: Any,
+        redraw: Callable[[], Encoded] | None = None,
+    ):
         self.encoded = encoded
         self.targets = targets
         self.weights = weights
+        self.redraw = redraw
+
+    def begin_epoch(self) -> None:
+        """Take new rows."""
+        if self.redraw is not None:
+            self.encoded = self.redraw()
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -90,6 +104,7 @@ class TrainingBatches:
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.dataset.begin_epoch()
         slots = self.dataset.encoded.slots
         for rows in bucketed_batches(slots, self.batch_size, self.rng):
             yield self.dataset.take(rows)
@@ -116,13 +131,15 @@ class FineTuningNet(skorch.NeuralNet):
     module : nn.Module
         The model; it is trained in place.
     criterion : nn.Module
-        ``criterion(outputs, targets, weights)`` is the weighted sum of the losses.
+        ``criterion(outputs, targets, weights)`` is the weighted sum of the losses. One that has
+        ``begin_batch`` is told before each optimizer batch.
     optimizer : callable
         ``optimizer(module)`` returns a torch optimizer.
     schedule : callable
         ``schedule(step)`` is the factor on all learning rates.
     metrics : dict of str to callable
-        ``metric(outputs, targets)`` is a sum over targets; its mean goes into the history.
+        ``metric(outputs, targets)`` is a sum over targets, or a tensor of the sum and of how
+        many they are; the mean goes into the history.
     pad_id : int
         Id of the padding token.
     max_batch_tokens : int
@@ -229,6 +246,8 @@ class FineTuningNet(skorch.NeuralNet):
         """One optimizer step on one batch."""
         self._set_training(True)
         self.set_modes()
+        if hasattr(self.criterion_, "begin_batch"):  # it draws once for all groups of the batch
+            self.criterion_.begin_batch()
         self.optimizer_.zero_grad(set_to_none=True)
         step = self._run(batch, backward=True)
         self.scaler_.unscale_(self.optimizer_)

@@ -2,12 +2,17 @@
 
 import warnings
 from collections.abc import Callable
+from itertools import repeat
 
 import numpy as np
-from scipy.optimize import brentq, minimize
+import torch
+import torch.nn.functional as F
+from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+
+from sktransformers.training.thresholds import best_share
 
 # Inverse regularisation strengths, on vectors scaled to a mean squared entry of one.
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -17,11 +22,12 @@ _FOLDS = 3
 _MAX_ROWS_CV = 2_000
 # Share of the calibrated logits that the head starts with. At 600 rows, ag_news wants less of
 # the probe (0.87 accuracy at 1.0, 0.89 at 0.5, one seed) and clinc150 more (0.79 at 0.3, 0.80).
-_SHARE = 0.5
+SHARE = 0.5
 _LOG_SMALLEST = np.log(1e-3)  # logits are scaled down no further
 MAX_ROWS = 10_000
 _MAX_ENTRIES = 3 * MAX_ROWS  # of soft targets, each a row of a logistic regression
-_MAX_LOGITS = 3_000_000  # of a multi-label probe
+_MAX_LOGITS = 3_000_000  # of a multi-label probe, and of class means
+_MOST_LOGISTIC = 10_000_000  # rows times classes of a logistic probe
 _MANY_LABELS = 100
 
 
@@ -30,16 +36,18 @@ def probe_rows(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     Parameters
     ----------
-    sizes : ndarray of shape (n_rows,)
-        Targets of each row: one, or its number of words.
+    sizes : ndarray of shape (n_rows,) or (n_rows, n_tasks)
+        Targets of each row: one, or its number of words; of several tasks, each gets its sample.
     rng : numpy.random.Generator
         Source of the sample.
     """
-    if sizes.sum() <= MAX_ROWS:
+    sizes = sizes.reshape(len(sizes), -1)
+    if (sizes.sum(axis=0) <= MAX_ROWS).all():
         return np.arange(len(sizes))
     order = rng.permutation(len(sizes))
-    enough = int(np.searchsorted(np.cumsum(sizes[order]), MAX_ROWS)) + 1
-    return np.sort(order[:enough])
+    before = np.cumsum(sizes[order], axis=0) - sizes[order]
+    wanted = (before < MAX_ROWS) & (sizes[order] > 0)
+    return np.sort(order[wanted.any(axis=1)])
 
 
 def logistic_probe(
@@ -54,6 +62,9 @@ def logistic_probe(
     Fine-tuning that starts from such a head keeps the features of the backbone where a
     random head would first distort them (Kumar et al. 2022, arXiv:2202.10054). The
     strength of the L2 penalty is the one with the best held-out log-likelihood.
+
+    Where rows times classes are more than 10 million, the regression would take too long, and
+    the logits are those of `centroids`.
 
     On few rows even the best probe fits them far better than new ones, and a head that is
     sure of its training rows gives the backbone no gradient to learn from. So its logits
@@ -78,7 +89,48 @@ def logistic_probe(
     coef : ndarray of shape (n_classes, width)
     intercept : ndarray of shape (n_classes,)
     """
+    if len(codes) * n_classes > _MOST_LOGISTIC:
+        return centroids(vectors, codes, weights, n_classes, rng)
     return _logistic(vectors, np.arange(len(codes)), codes, weights, codes, n_classes, rng)
+
+
+def centroids(
+    vectors: np.ndarray,
+    codes: np.ndarray,
+    weights: np.ndarray,
+    n_classes: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Weights and bias of a classifier by the nearest class mean, for very many classes.
+
+    With :math:`m_c` the mean of the vectors of a class, drawn to that of all as by one more
+    row, the logits are :math:`s (m_c \cdot x - |m_c|^2 / 2) + \log n_c`: Gaussian classes of
+    equal width. s has the smallest loss on some rows, each left out of its own class mean.
+    Then all logits are halved, as in `logistic_probe`, whose parameters these are.
+    """
+    center = np.average(vectors, axis=0, weights=weights)
+    scale = np.sqrt(np.mean((vectors - center) ** 2)) or 1.0
+    scaled = (vectors - center) / scale
+    weights = weights / weights.mean()
+    counts = np.bincount(codes, weights, minlength=n_classes)
+    sums = np.zeros((n_classes, vectors.shape[1]))
+    np.add.at(sums, codes, weights[:, None] * scaled)
+    means = sums / (counts + 1.0)[:, None]
+    prior = np.log(counts + 0.5)
+    some = rng.permutation(len(codes))[: max(1, _MAX_LOGITS // n_classes)]
+    x, own = scaled[some], codes[some]
+    near = x @ means.T - 0.5 * (means**2).sum(axis=1)
+    left = (sums[own] - weights[some, None] * x) / (counts[own] - weights[some] + 1.0)[:, None]
+    near[np.arange(len(some)), own] = (x * left).sum(axis=1) - 0.5 * (left**2).sum(axis=1)
+
+    def loss(log_s: float) -> float:
+        log_proba = log_softmax(np.exp(log_s) * near + prior, axis=1)
+        return -float(np.average(log_proba[np.arange(len(some)), own], weights=weights[some]))
+
+    s = np.exp(minimize_scalar(loss, bounds=(_LOG_SMALLEST, 3.0), method="bounded").x)
+    coef = SHARE * s * means / scale
+    bias = SHARE * (prior - 0.5 * s * (means**2).sum(axis=1))
+    return coef, bias - coef @ center
 
 
 def soft_probe(
@@ -117,7 +169,7 @@ def binary_probe(
     weights: np.ndarray,
     pos_weight: np.ndarray | None,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Weights and bias of a regularised logistic regression for each of several labels.
 
     All labels share the strength with the best held-out log-likelihood of all together. Logits
@@ -141,6 +193,9 @@ def binary_probe(
     -------
     coef : ndarray of shape (n_labels, width)
     intercept : ndarray of shape (n_labels,)
+    share : float
+        Share of all entries that are above the threshold with the largest F1 of all labels
+        together, on held-out rows; without any, the share of labels that rows have.
     """
     n_labels = targets.shape[1]
     rows = np.sort(rng.permutation(len(targets))[: max(1, _MAX_LOGITS // n_labels)])
@@ -157,18 +212,23 @@ def binary_probe(
     varied = np.flatnonzero((targets != targets[0]).any(axis=0))
     coef, intercept = np.zeros((n_labels, vectors.shape[1])), base.copy()
     if len(varied) == 0:
-        return coef, intercept
+        return coef, intercept, float(targets.mean())
     problem = scaled, targets[:, varied], entry_weights[:, varied]
-    strength, held_out_loss = _best_shared_strength(*problem, base[varied], rng)
+    found = _best_shared_strength(*problem, base[varied], rng)
+    strength, held_out_loss, held_out, logits = found
+    share = targets.copy()
+    if len(held_out):
+        some = targets[held_out][:, varied]
+        share[:, varied] = best_share(expit(logits), some, weights[held_out])
     coef[varied], intercept[varied] = _fit_labels(strength, *problem)
     moved = scaled @ coef[varied].T + intercept[varied] - base[varied]
 
     def loss(factor: float) -> float:
         return _binary_loss(base[varied] + factor * moved, *problem[1:])
 
-    factor = _SHARE * _calibrating_factor(loss, held_out_loss)
+    factor = SHARE * calibrating_factor(loss, held_out_loss)
     coef *= factor / scale
-    return coef, base + factor * (intercept - base) - coef @ center
+    return coef, base + factor * (intercept - base) - coef @ center, float(share.mean())
 
 
 def _logistic(
@@ -201,7 +261,7 @@ def _logistic(
         log_proba = log_softmax(factor * logits, axis=1)
         return -np.average(log_proba[rows, codes], weights=weights)
 
-    factor = _SHARE * _calibrating_factor(loss, held_out_loss)
+    factor = SHARE * calibrating_factor(loss, held_out_loss)
     coef *= factor / scale
     return coef, factor * intercept - coef @ center
 
@@ -211,7 +271,8 @@ def ridge_probe(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights and bias of a ridge regression of standardised targets on vectors.
 
-    The strength of the penalty has the smallest leave-one-out error, in closed form. As in
+    The strength of the penalty has the smallest leave-one-out error, in closed form, for each of
+    several outputs by itself. As in
     `logistic_probe`, predictions are then drawn to the mean until the error on the training
     rows is the leave-one-out error, and by half again.
 
@@ -219,33 +280,40 @@ def ridge_probe(
     ----------
     vectors : ndarray of shape (n_rows, width)
         Pooled vectors.
-    values, weights : ndarray of shape (n_rows,)
-        Standardised targets and sample weights.
+    values : ndarray of shape (n_rows,) or (n_rows, n_outputs)
+        Standardised targets.
+    weights : ndarray of shape (n_rows,)
+        Sample weights.
     rng : numpy.random.Generator
         Source of the rows that choose the strength.
 
     Returns
     -------
-    coef : ndarray of shape (1, width)
-    intercept : ndarray of shape (1,)
+    coef : ndarray of shape (n_outputs, width)
+    intercept : ndarray of shape (n_outputs,)
     """
-    mean = np.average(values, weights=weights)
+    mean = np.atleast_1d(np.average(values, axis=0, weights=weights))
     if len(values) < 3 or (values == values[0]).all():
-        return np.zeros((1, vectors.shape[1])), np.array([mean])
+        return np.zeros((len(mean), vectors.shape[1])), mean
     center = np.average(vectors, axis=0, weights=weights)
     scale = np.sqrt(np.mean((vectors - center) ** 2)) or 1.0
     scaled = (vectors - center) / scale
     weights = weights / weights.mean()
     rows = rng.permutation(len(values))[:_MAX_ROWS_CV]
-    chosen = RidgeCV(_PENALTIES * len(rows), store_cv_results=True)
+    chosen = RidgeCV(
+        _PENALTIES * len(rows), store_cv_results=True, alpha_per_target=values.ndim == 2
+    )
     chosen.fit(scaled[rows], values[rows], sample_weight=weights[rows])
     # Ridge of the whole is as strong a row as that of the sample.
     model = Ridge(chosen.alpha_ * len(values) / len(rows))
     model.fit(scaled, values, sample_weight=weights)
-    fitted = model.predict(scaled) - mean
-    share = _SHARE * _shrinking_factor(values - mean, fitted, weights, -chosen.best_score_)
-    coef = share * model.coef_ / scale
-    return coef[None, :], np.array([mean + share * (model.intercept_ - mean) - coef @ center])
+    fitted = model.predict(scaled).reshape(len(values), -1) - mean
+    about_mean = values.reshape(fitted.shape) - mean
+    losses = -np.atleast_1d(chosen.best_score_)
+    factors = map(_shrinking_factor, about_mean.T, fitted.T, repeat(weights), losses)
+    share = SHARE * np.fromiter(factors, np.float64)
+    coef = share[:, None] * np.atleast_2d(model.coef_) / scale
+    return coef, mean + share * (model.intercept_ - mean) - coef @ center
 
 
 def _shrinking_factor(
@@ -316,19 +384,22 @@ def _best_shared_strength(
     weights: np.ndarray,
     base: np.ndarray,
     rng: np.random.Generator,
-) -> tuple[float, float]:
-    """The strength with the smallest held-out loss of all labels, and that loss."""
+) -> tuple[float, float, np.ndarray, np.ndarray]:
+    """The strength with the smallest held-out loss of all labels, that loss, rows, logits."""
     rows = rng.permutation(len(targets))[:_MAX_ROWS_CV]
     if len(rows) < _FOLDS:  # too few rows to hold any out: trust the probe least
-        return _STRENGTHS[0], np.inf
+        return _STRENGTHS[0], np.inf, rows[:0], targets[:0]
     folds, strengths = range(_FOLDS), list(_STRENGTHS)
     if targets.shape[1] > _MANY_LABELS:  # so many regressions need not all be held out once
         folds, strengths = range(1), strengths[::2]
     fold = np.arange(len(rows)) % _FOLDS
     losses = np.zeros(len(strengths))
     total = 0.0
+    held_out = []
+    found: list[list[np.ndarray]] = [[] for _ in strengths]
     for k in folds:
         train, test = rows[fold != k], rows[fold == k]
+        held_out.append(test)
         total += weights[test].sum()
         part = scaled[train], targets[train], weights[train]
         # What a label that does not vary there gets is what it has without any vector.
@@ -340,8 +411,10 @@ def _best_shared_strength(
                 coef, intercept = _fit_labels(strength, *problem)
                 logits[:, varied] = scaled[test] @ coef.T + intercept
             losses[i] += _binary_loss(logits, targets[test], weights[test], mean=False)
+            found[i].append(logits)
     best = int(np.argmin(losses))
-    return strengths[best], losses[best] / total
+    rows, logits = np.concatenate(held_out), np.concatenate(found[best])
+    return strengths[best], losses[best] / total, rows, logits
 
 
 def _binary_loss(
@@ -373,12 +446,16 @@ def _fit_labels(
     root = np.sqrt(moments * total * rate * (1 - rate) + penalty)
     start = np.zeros_like(root)
     start[-1] = logit(rate) * root[-1]
+    # 32 bits do for a start, in a third of the time where that is long.
+    dtype = torch.float32 if n_labels > _MANY_LABELS else torch.float64
+    x, y, w = (torch.from_numpy(part).to(dtype) for part in (inputs, targets, weights))
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         coef = flat.reshape(root.shape) / root
-        logits = inputs @ coef
-        loss = _binary_loss(logits, targets, weights, mean=False)
-        gradient = inputs.T @ (weights * (expit(logits) - targets)) + penalty * coef
+        logits = x @ torch.from_numpy(coef).to(dtype)
+        loss = ((F.softplus(logits) - y * logits) * w).sum(dtype=torch.float64).item()
+        slopes = x.T @ ((logits.sigmoid() - y) * w)
+        gradient = slopes.double().numpy() + penalty * coef
         return loss + 0.5 * float((penalty * coef**2).sum()), (gradient / root).ravel()
 
     # A start need not be converged to the last digit.
@@ -388,7 +465,7 @@ def _fit_labels(
     return (axes @ coef[:-1]).T, coef[-1]
 
 
-def _calibrating_factor(mean_loss: Callable[[float], float], loss: float) -> float:
+def calibrating_factor(mean_loss: Callable[[float], float], loss: float) -> float:
     """The factor in (0, 1] on logits at which their mean loss comes nearest to a loss."""
 
     def excess(log_factor: float) -> float:

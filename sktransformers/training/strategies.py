@@ -240,13 +240,14 @@ class Biases(Strategy):
 
 
 class BeginEpoch(Callback):
-    """Tell a strategy that an epoch begins."""
+    """Tell a strategy that an epoch begins; some may have been made before."""
 
-    def __init__(self, strategy: Strategy):
+    def __init__(self, strategy: Strategy, n_before: int = 0):
         self.strategy = strategy
+        self.n_before = n_before
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        self.strategy.begin_epoch(len(net.history) - 1)
+        self.strategy.begin_epoch(self.n_before + len(net.history) - 1)
 
 
 def strategy_of(finetune: Any) -> Strategy:
