@@ -17,10 +17,13 @@ pooling : {"auto", "cls", "mean", "max", "last", "attention"}, default="auto"
     tokenizer has one, else the last token.
 """,
     "class_loss": """
-loss : {"auto", "cross_entropy", "focal", "binary_cross_entropy"} or object, default="auto"
-    What training minimises. ``"auto"`` is the cross-entropy, and for an indicator matrix y the
-    binary cross-entropy; objects (`CrossEntropy`, `FocalLoss`, `BinaryCrossEntropy`) hold
-    options such as label smoothing, the classes of soft targets, and weights of labels.
+loss : str or object, default="auto"
+    What training minimises: ``"cross_entropy"``, ``"focal"``, ``"binary_cross_entropy"``, or an
+    object (`CrossEntropy`, `FocalLoss`, `BinaryCrossEntropy`) with options such as label
+    smoothing, the classes of soft targets, and weights of labels. ``"auto"`` is the
+    cross-entropy, and for an indicator matrix y the binary cross-entropy. For very many classes:
+    ``"adaptive_softmax"``, ``"tree_softmax"``, ``"sampled_softmax"`` (`AdaptiveSoftmax`,
+    `TreeSoftmax`, `SampledSoftmax`).
 """,
     "number_loss": """
 loss : {"squared_error", "huber"}, SquaredError or HuberLoss, default="squared_error"
@@ -114,10 +117,10 @@ tokenizer_ : transformers tokenizer
     The tokenizer, with truncation and padding off.
 history_ : list of dict
     One dict an epoch: ``epoch``, ``train_loss``, for labels and tags ``train_accuracy``
-    (over the epoch, with dropout on), with validation rows ``valid_loss``,
-    ``valid_accuracy`` and for a scorer ``valid_score``, ``grad_norm`` (mean, before
-    clipping), ``lr`` (at the last step), ``seconds``, ``tokens_per_second`` (without
-    padding). Batches are kept with ``callbacks=[BatchHistory()]``.
+    (over the epoch, with dropout on; not with losses for very many classes), with
+    validation rows ``valid_loss``, ``valid_accuracy`` and for a scorer ``valid_score``,
+    ``grad_norm`` (mean, before clipping), ``lr`` (at the last step), ``seconds``,
+    ``tokens_per_second`` (without padding). Batches are kept with ``callbacks=[BatchHistory()]``.
 n_iter_ : int
     Epochs trained.
 lr_ : float

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from sktransformers.inference.filling import fillings
+from sktransformers.inference.filling import fillings, masks_in
 from sktransformers.inference.translation import generate
 from sktransformers.inputs import augmentation as edits
 from sktransformers.inputs.encoding import TextEncoder, private_tokenizer
@@ -75,7 +75,7 @@ class Surroundings(NamedTuple):
     ----------
     backbone : Backbone
         That of the estimator.
-    device : torch.device
+    device : torch.device, default=None
         Where the estimator computes.
     model, tokenizer : PreTrainedModel and transformers tokenizer, default=None
         The estimator's backbone.
@@ -86,7 +86,7 @@ class Surroundings(NamedTuple):
     """
 
     backbone: Backbone
-    device: torch.device
+    device: torch.device | None = None
     model: Any = None
     tokenizer: Any = None
     tagged: str | Literal[False] = False
@@ -146,9 +146,9 @@ class Augmenter(TransformerMixin, BaseEstimator):
         """
         self._check_parameters()
         texts = list(as_texts(X))
-        seed, device = runtime.resolve_seed(self.random_state), runtime.resolve_device("auto")
-        with runtime.seeded(seed, device):
-            draw = self._draw(Surroundings(Backbone(), device))
+        seed = runtime.resolve_seed(self.random_state)
+        with runtime.seeded(seed, torch.device("cpu")):  # a GPU is woken by who needs it
+            draw = self._draw(Surroundings(Backbone()))
             return draw(texts, np.random.default_rng(seed))
 
     def _check_parameters(self) -> None:
@@ -432,7 +432,7 @@ class MaskedReplacement(Augmenter):
     their probabilities (Kobayashi 2018, arXiv:1805.06201; with a masked language model Wu et al.
     2019, arXiv:1812.06705, without its training on labels). Only words of the vocabulary that are
     one token are drawn; they take over upper and lower case. A text of a single word stays, and
-    so does what is longer than the model reads.
+    of a long text what is behind the tokens that the model reads.
 
     Parameters
     ----------
@@ -503,24 +503,15 @@ class MaskedReplacement(Augmenter):
                 for row, (words, _) in zip(rows, parts)
             ]
             which = [i for i, places in enumerate(chosen) if places]
-            masked = []
-            for i in which:
-                words, gaps = parts[i]
-                shown = [mask if j in chosen[i] else word for j, word in enumerate(words)]
-                masked.append(" ".join(shown) if gaps is None else edits.join(shown, gaps))
-            if not masked:
-                return rows
-            encoded = encoder.encode(masked).encoded
-            best, logits = fillings(model, encoded, mask_id, ids, self.top_k + 2, encoder.pad_id)
-            at = 0
-            for i, row in zip(which, range(len(masked))):
-                # Fewer where the text was cut: masks at the end were not seen.
-                n_seen = int((encoded.sequences.row(row) == mask_id).sum())
+            texts = [_masked(*parts[i], chosen[i], mask) for i in which]
+            sequences = encoder.encode(texts)[0]
+            found = fillings(model, sequences, mask_id, ids, self.top_k + 2, encoder.pad_id)
+            options = zip(*found)
+            for i, seen in zip(which, masks_in(sequences, mask_id)):
                 words = parts[i][0]
-                for j in chosen[i][:n_seen]:
-                    options = [names[k] for k in best[at]]
-                    words[j] = self._fill(words[j], options, logits[at], rng)
-                    at += 1
+                # Where the text was cut, masks at its end were not seen.
+                for j, (best, logits) in zip(chosen[i][:seen], options):
+                    words[j] = self._fill(words[j], [names[k] for k in best], logits, rng)
             return [_whole(*part) for part in parts]
 
         return change
@@ -672,6 +663,11 @@ def _holds(row: Row, part: str) -> bool:
     return part in row if isinstance(row, str) else any(part in word for word in row)
 
 
+def _masked(words: list[str], gaps: list[str] | None, places: list[int], mask: str) -> str:
+    shown = [mask if i in places else word for i, word in enumerate(words)]
+    return " ".join(shown) if gaps is None else edits.join(shown, gaps)
+
+
 def _whole(words: list[str], gaps: list[str] | None) -> Row:
     return words if gaps is None else edits.join(words, gaps)
 
@@ -747,8 +743,9 @@ def row_drawer(
     Of a row that is several texts, each is drawn by itself. What augmenters do to torch's random
     state is undone.
     """
+    device = there.device or torch.device("cpu")
     # Loading a model may draw numbers for weights that are then read.
-    with runtime.seeded(0, there.device):
+    with runtime.seeded(0, device):
         draws = [
             augmenter._draw(there)
             if isinstance(augmenter, Augmenter)
@@ -759,7 +756,7 @@ def row_drawer(
     def draw(rows: Sequence[Any]) -> list[Any]:
         width = len(rows[0]) if isinstance(rows[0], tuple) else 0
         texts = list(chain.from_iterable(rows)) if width else list(rows)
-        with runtime.seeded(int(rng.integers(2**31)), there.device):
+        with runtime.seeded(int(rng.integers(2**31)), device):
             for one_draw in draws:
                 texts = one_draw(texts, rng)
         if not width:

@@ -62,9 +62,9 @@ from sktransformers.training.callbacks import (
     check_callbacks,
 )
 from sktransformers.training.finder import RangeTest, check_range
+from sktransformers.training.layer_probe import fit_layer
 from sktransformers.training.moments import GoOn, Moments
 from sktransformers.training.net import EncodedDataset, FineTuningNet
-from sktransformers.training.layer_probe import fit_layer
 from sktransformers.training.probe import probe_rows
 from sktransformers.training.strategies import BeginEpoch, Strategy, strategy_of
 from sktransformers.training.vocabulary import compacted
@@ -276,6 +276,8 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         going_on = in_part or self.warm_start
         earlier = self if going_on and self.__sklearn_is_fitted__() else None
         history = list(earlier.history_) if earlier else []
+        if in_part and earlier is not None:
+            self._check_features(X)
         if in_part:  # other draws in every part
             options.seed = int(
                 np.random.SeedSequence([options.seed, len(history)]).generate_state(1)[0]
@@ -838,8 +840,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         """Rows of X for a fitted estimator."""
         check_is_fitted(self)
         rows = self._check_X(X)
-        if len(getattr(X, "shape", ())) == 2:
-            validate_data(self, X, skip_check_array=True, reset=False)
+        self._check_features(X)
         return rows
 
     def _decide(
@@ -905,8 +906,12 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         """``n_features_in_`` and ``feature_names_in_`` where X is a table."""
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
+        self._check_features(X, reset=True)
+
+    def _check_features(self, X: Any, reset: bool = False) -> None:
+        """Compare the columns of a table with those of training, or take them over."""
         if len(getattr(X, "shape", ())) == 2:
-            validate_data(self, X, skip_check_array=True, reset=True)
+            validate_data(self, X, skip_check_array=True, reset=reset)
 
     # ---------------------------------------------------- what a task fills in
 

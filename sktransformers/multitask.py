@@ -102,8 +102,6 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
     n_texts_ : int
         Texts of each row of X: 1, or 2 for pairs.
     {attributes}
-        For task t also ``train_accuracy_t`` or ``train_squared_error_t`` (of standardised
-        numbers) over its entries, and ``valid_...``.
     n_features_in_ : int
         1, or 2 for pairs; only if X was a table.
     feature_names_in_ : ndarray
@@ -122,6 +120,9 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
 
     X holds texts, or pairs of texts in two columns or tuples, which are read as one sequence as
     in ``PairClassifier(interaction="cross")``.
+
+    For a task t, ``history_`` has ``train_accuracy_t`` or ``train_squared_error_t`` (of
+    standardised numbers) over its entries, and the same of validation rows.
 
     Examples
     --------

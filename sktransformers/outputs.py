@@ -452,7 +452,7 @@ class LabelOutputs(GrowingClasses, ClassifierMixin):
             return losses.BinaryCrossEntropy(factors), accuracy
         model.defers = isinstance(loss, _MANY_CLASSES)
         if isinstance(loss, SampledSoftmax):
-            negatives = _tensor(proposal(loss.proposal, coding.counts))
+            negatives = torch.from_numpy(proposal(loss.proposal, coding.counts)).float()
             return losses.SampledCrossEntropy(int(loss.n_negatives), negatives), {}
         if model.defers:
             return losses.LayerLikelihood(), {}
@@ -471,9 +471,9 @@ class LabelOutputs(GrowingClasses, ClassifierMixin):
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(coding, IndicatorCoding):
-            *head, share = binary_probe(vectors, values, weights, coding.pos_weight, rng)
+            coef, intercept, share = binary_probe(vectors, values, weights, coding.pos_weight, rng)
             coding.shares.append(share)
-            return head
+            return coef, intercept
         if isinstance(coding, SoftCoding):
             return soft_probe(vectors, coding.weighted(values), weights, rng)
         return logistic_probe(vectors, values, weights, len(coding.classes), rng)

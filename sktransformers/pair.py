@@ -108,11 +108,12 @@ class PairEstimator(TransformerEstimator):
             vectors.append(predictor.texts(model, encoded))
         Counts.total(counts).warn(self.max_length_)
         found = torch.cat(vectors)
-        outputs = np.empty((len(rows), width or model.config.num_labels))
+        last: Any = decide or model.decide
+        n_outputs: Any = width or model.config.num_labels
+        outputs = np.empty((len(rows), n_outputs))
         for part in chunks(len(rows)):
             distinct, where = np.unique(pairs[part], return_inverse=True)
             sizes, where = np.ones_like(distinct), where.reshape(-1, 2)
-            last = decide or model.decide
             outputs[part] = predictor.decide(last, found, distinct, sizes, where)
         return outputs
 

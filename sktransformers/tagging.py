@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sktransformers._docs import shared_docs
 from sktransformers.estimator import Data, TransformerEstimator, chunks
@@ -390,8 +390,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
     def _sentences(self, X: Any) -> Sentences:
         check_is_fitted(self)
         sentences = as_sentences(X, self.tokenize)
-        if self.tokenize is not None and len(getattr(X, "shape", ())) == 2:
-            validate_data(self, X, skip_check_array=True, reset=False)
+        self._check_features(X)
         return sentences
 
     def _word_logits(self, sentences: Sentences) -> np.ndarray:
@@ -478,9 +477,9 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
     def _check_X(self, X: Any, name: str = "X") -> Sequence[list[str]]:
         return as_sentences(X, self.tokenize, name).words
 
-    def _set_features(self, X: Any) -> None:
+    def _check_features(self, X: Any, reset: bool = False) -> None:
         # An array of sentences that are equally long is no table of features.
-        super()._set_features(None if self.tokenize is None else X)
+        super()._check_features(None if self.tokenize is None else X, reset)
 
     def _given_validation(self, X_val: Any, y_val: Any, coding: TagCoding) -> Data | None:
         data = super()._given_validation(X_val, y_val, coding)

@@ -23,6 +23,7 @@ settings.register_profile(
 settings.load_profile("tests")
 
 # What is compared to float tolerance is trained in fp32, whatever the CPU has.
+CPU_HAS_BF16_TILES = runtime.cpu_has_bf16_tiles
 runtime.cpu_has_bf16_tiles = lambda: False
 
 WORDS = {

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import NO_DROPOUT, make_tokenizer, save_tiny_bert
+from families import FAMILIES
 from hypothesis import given, strategies as st
 from sklearn.base import BaseEstimator, clone
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -18,6 +19,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
+from tokenizers import decoders
+from tokenizers.models import BPE, Unigram
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -487,6 +490,42 @@ def test_masked_replacement_of_awkward_texts(tiny_mlm):
     assert identity.transform(texts) == texts
 
 
+MASKED = "roberta distilbert electra deberta-v3 modernbert xlm-roberta mpnet albert".split()
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_masked_language_models_of_every_family(family, tmp_path, texts):
+    tokenizer = FAMILIES[family].tokenizer()
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.model, BPE):  # those of the fixtures only encode
+        backend.decoder = decoders.ByteLevel()
+    elif isinstance(backend.model, Unigram):
+        backend.decoder = decoders.Metaspace()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForMaskedLM.from_config(FAMILIES[family].config(len(tokenizer)))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    known = set(whole_words(private_tokenizer(tokenizer))[1])
+    # The small vocabulary of Unigram has no more than a few words.
+    assert (
+        {"w", "pra"} <= known if isinstance(backend.model, Unigram) else {"the", "bread"} <= known
+    )
+    augmenter = MaskedReplacement(str(tmp_path), rate=0.5, rows=1.0, random_state=0)
+    new = augmenter.transform(texts)
+    assert [len(text.split()) for text in new] == [len(text.split()) for text in texts]
+    pairs = [pair for old, text in zip(texts, new) for pair in zip(words_of(old), words_of(text))]
+    changed = {b for a, b in pairs if a != b}
+    assert len(changed) > 3 and changed <= known
+    # From files and from memory: weights that are tied are not missing.
+    assert (
+        MaskedReplacement(
+            Backbone(model, tokenizer=tokenizer), rate=0.5, rows=1.0, random_state=0
+        ).transform(texts)
+        == new
+    )
+
+
 def test_masked_replacement_does_not_depend_on_the_batch(tiny_mlm, texts, monkeypatch):
     augmenter = MaskedReplacement(tiny_mlm, rows=1.0, rate=0.4, random_state=0)
     whole = augmenter.transform(texts)
@@ -537,6 +576,7 @@ def test_back_translation_without_sampling_is_what_the_models_generate(tiny_tran
             ids = model.generate(**encoded, max_new_tokens=n, num_beams=2, do_sample=False)
             text = tokenizer.decode(ids[0], skip_special_tokens=True).strip()
         expected.append(text)
+    assert sum(map(bool, expected)) > 2 and expected != texts[:6]
     for given_as in (tiny_translators, models):
         for i, text in enumerate(texts[:6]):
             augmenter = BackTranslation(*given_as, rows=1.0, do_sample=False, num_beams=2)

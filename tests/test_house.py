@@ -10,7 +10,7 @@ import sktransformers
 
 PACKAGE = Path(sktransformers.__file__).parent
 BELOW = ("specs", "inputs", "modules", "training", "inference")
-TASK = ("_docs", "estimator", "outputs", *BELOW)
+TASK = ("_docs", "estimator", "outputs", "partial", *BELOW)
 # What each room, or file beside the rooms, may import of the package.
 ALLOWED = {
     "_docs": (),
@@ -22,12 +22,13 @@ ALLOWED = {
     "inference": ("modules", "inputs.batching", "inference"),
     "augmentation": BELOW,
     "estimator": (*BELOW, "augmentation"),
-    "outputs": ("specs", "inputs", "modules.losses", "training.probe", "training.thresholds"),
+    "partial": (),
+    "outputs": ("partial", "specs", "inputs", "modules.losses", "training.probe", "training.thresholds"),
     "metrics": ("inputs",),
     "sequence": TASK,
     "pair": TASK,
     "tagging": (*TASK, "metrics"),
-    "multitask": (*TASK, "partial"),
+    "multitask": TASK,
     "plotting": (),
 }
 TORCH_LIBRARIES = {"torch", "transformers"}

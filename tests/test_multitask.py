@@ -32,6 +32,8 @@ from skorch.callbacks import Callback
 
 from sktransformers import (
     Backbone,
+    BitFit,
+    GradualUnfreezing,
     Linear,
     MLPHead,
     MultiTaskSequenceEstimator,
@@ -529,6 +531,25 @@ def test_windows_and_replay(make_est):
     long_texts = [text + " the boat" * 40 for text in X]
     est = make_est(long_text="window", replay=10, warm_start=True).fit(long_texts, Y)
     assert np.isfinite(est.fit(long_texts[:20], Y[:20]).predict(long_texts)["length"]).all()
+
+
+@pytest.mark.parametrize("finetune", ["head", 1, GradualUnfreezing(), BitFit()])
+def test_strategies(finetune, make_est):
+    est = make_est(finetune=finetune, max_epochs=3).fit(X, Y)
+    parts = {part.name: part.n_trained for part in est.summary().parts}
+    assert parts["head"] == 32 * 6 + 6  # all heads together
+    assert np.isfinite(est.predict(X)["length"]).all()
+
+
+def test_find_lr(make_est):
+    assert len(make_est().find_lr(X, Y, n_steps=5).losses) == 5
+
+
+def test_the_model_alone_reads_texts(fitted):
+    encoded = fitted.tokenizer_(X[:4], padding=True, return_tensors="pt")
+    logits = fitted.model_(encoded["input_ids"], encoded["attention_mask"]).logits
+    expected = fitted.predict_proba(X[:4])[0]
+    assert_allclose(logits[:, :3].softmax(dim=1).detach(), expected, rtol=1e-4)
 
 
 def test_not_fitted(make_est):

@@ -53,7 +53,7 @@ def choose(monkeypatch):
 @pytest.fixture(autouse=True)
 def whole_probe(monkeypatch):
     """What these tests compare with is the probe itself, not the half that a head gets."""
-    monkeypatch.setattr(probe, "_SHARE", 1.0)
+    monkeypatch.setattr(probe, "SHARE", 1.0)
 
 
 # ----------------------------------------------------------------- the formula
@@ -674,7 +674,7 @@ def test_labels_share_the_strength_that_serves_them_best_together(monkeypatch):
 def test_a_head_of_labels_starts_half_way_from_their_frequencies(monkeypatch):
     vectors, targets = many(200, 4)
     whole = fit_many(vectors, targets)
-    monkeypatch.setattr(probe, "_SHARE", 0.5)
+    monkeypatch.setattr(probe, "SHARE", 0.5)
     half = fit_many(vectors, targets)
     np.testing.assert_allclose(half[0], 0.5 * whole[0], rtol=1e-9)
     present = targets.sum(axis=0) + 0.5
@@ -735,3 +735,17 @@ def test_unit_of_the_weights_does_not_matter_to_labels():
         fit_many(vectors, targets, weights), fit_many(vectors, targets, 7 * weights)
     ):
         np.testing.assert_allclose(part, same, rtol=1e-6, atol=1e-8)
+
+
+def test_what_labels_are_given_is_counted_on_held_out_rows():
+    """A probe that knows its own rows by heart says nothing about what it will find."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(60, 200))
+    targets = (rng.random((60, 4)) < 0.1).astype(np.int8)
+    *_, share = binary_probe(noise, targets, np.ones(60), None, rng)
+    assert share > 2 * targets.mean()  # of noise F1 is best with nearly everything
+    vectors = 10.0 * targets[:, [0, 1, 2, 3]] + 0.01 * noise[:, :4]
+    *_, share = binary_probe(vectors, targets, np.ones(60), None, rng)
+    assert share == pytest.approx(targets.mean(), abs=0.03)
+    *_, share = binary_probe(noise[:2], targets[:2], np.ones(2), None, rng)
+    assert share == targets[:2].mean()

@@ -35,8 +35,9 @@ class NumbersAsSentences(TokenTagger):
             y = [[int(t) if isinstance(t, float) and t.is_integer() else t] for t in y]
         return super()._check_y(y, rows, name)
 
-    def _set_features(self, X):
-        validate_data(self, X, skip_check_array=True)
+    def _check_features(self, X, reset=False):
+        if not isinstance(X, list) or reset:  # of sentences
+            validate_data(self, X, skip_check_array=True, reset=reset)
 
     def _sentences(self, X):
         return super()._sentences(self._fitted_rows(X))

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NO_DROPOUT, make_texts, make_tokenizer, save_tiny_bert
+from conftest import CPU_HAS_BF16_TILES, NO_DROPOUT, make_texts, make_tokenizer, save_tiny_bert
 from hypothesis import given, strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, EpochTimer, Freezer
@@ -20,6 +21,7 @@ from sktransformers import AdamW, Backbone, BatchHistory, Linear
 from sktransformers.inputs.targets import validation_rows
 from sktransformers.modules.losses import CrossEntropy, count_correct
 from sktransformers.specs import SCHEDULES as SPECS
+from sktransformers.training import runtime
 from sktransformers.training.net import FineTuningNet
 from sktransformers.training.optimizers import build_optimizer
 from sktransformers.training.schedules import schedule_factor
@@ -461,6 +463,29 @@ def test_lower_precision(make_still, texts, labels, precision):
     assert log_loss(labels, proba) == pytest.approx(
         log_loss(labels, exact.predict_proba(texts)), abs=0.1
     )
+
+
+def test_auto_trains_in_bf16_where_the_cpu_has_it(make_still, texts, labels, monkeypatch):
+    in_fp32 = make_still().fit(texts, labels)
+    monkeypatch.setattr(runtime, "cpu_has_bf16_tiles", lambda: True)
+    auto = make_still().fit(texts, labels)
+    bf16 = make_still(precision="bf16").fit(texts, labels)
+    assert torch.equal(auto.model_.head.out.weight, bf16.model_.head.out.weight)
+    assert not torch.equal(auto.model_.head.out.weight, in_fp32.model_.head.out.weight)
+    # Predictions do not depend on what the CPU has: those of fp32.
+    proba = auto.predict_proba(texts)
+    assert_array_equal(proba, auto.set_params(precision="fp32").predict_proba(texts))
+    assert np.abs(proba - in_fp32.predict_proba(texts)).max() < 0.05
+    auto.set_params(precision="auto", max_batch_tokens=16)
+    assert_allclose(auto.predict_proba(texts), proba, atol=1e-6)
+
+
+def test_whether_the_cpu_has_amx(monkeypatch):
+    # conftest replaces the function: its code is asked here.
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert CPU_HAS_BF16_TILES() is True
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert CPU_HAS_BF16_TILES() is False  # older versions of torch do not tell
 
 
 class Overflow(Callback):

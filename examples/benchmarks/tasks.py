@@ -42,7 +42,7 @@ def read(path):
     """X and y of a file of JSON lines."""
     with open(path, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    target = "tags" if "tags" in rows[0] else "label"
+    target = next(key for key in ("tags", "labels", "label") if key in rows[0])
     if "text_a" in rows[0]:
         X = [(row["text_a"], row["text_b"]) for row in rows]
     else:

@@ -11,6 +11,12 @@ from sktransformers.inputs.batching import Encoded, Ragged, pad, starts, token_b
 _MOST_LOGITS = 2**26  # at once, each a number for every token of the vocabulary: 256 MB
 
 
+def masks_in(encoded: Encoded, mask_id: int) -> np.ndarray:
+    """Number of masks in each sequence."""
+    before = starts(encoded.sequences.flat == mask_id)
+    return np.diff(before[encoded.sequences.start])
+
+
 def fillings(
     model: Any, encoded: Encoded, mask_id: int, allowed: np.ndarray, n: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -34,8 +40,7 @@ def fillings(
     best, logits : ndarray of shape (n_masks, n)
         Positions in allowed and their logits, likeliest first; masks in the order of the texts.
     """
-    is_mask = encoded.sequences.flat == mask_id
-    counts = np.diff(starts(is_mask)[encoded.sequences.start])
+    counts = masks_in(encoded, mask_id)
     masks = Ragged(np.arange(counts.sum()), starts(counts))
     n = min(n, len(allowed))
     best, logits = np.empty((len(masks.flat), n), np.int64), np.empty((len(masks.flat), n))

@@ -112,12 +112,12 @@ def class_tree(tree: Any, classes: np.ndarray, counts: np.ndarray) -> list[int]:
 
 
 def proposal(name: str, counts: np.ndarray) -> np.ndarray:
-    """Distribution that negatives are drawn from.
+    r"""Distribution that negatives are drawn from.
 
     Parameters
     ----------
     name : {"log_uniform", "frequency"}
-        :math:`q_c` in proportion to :math:`\\log((r + 2) / (r + 1))`, with r = 0 for the most
+        :math:`q_c` in proportion to :math:`\log((r + 2) / (r + 1))`, with r = 0 for the most
         frequent class, or to its frequency; a class without rows has that of the rarest.
     counts : ndarray of shape (n_classes,)
         Frequency of each class.

@@ -1,7 +1,7 @@
 """y and sample weights <-> arrays that a loss can read."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Real
@@ -582,8 +582,9 @@ def _inconsistent(n_samples: int, n_targets: int, name: str) -> ValueError:
     )
 
 
-def _some(labels: np.ndarray) -> str:
-    return f"{labels.tolist()[:10]}{' ...' if len(labels) > 10 else ''}"
+def _some(labels: Iterable[Any]) -> str:
+    labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+    return f"{labels[:10]}{' ...' if len(labels) > 10 else ''}"
 
 
 def _one_a_row(y: Any, n_samples: int, estimator_name: str, name: str) -> np.ndarray:
@@ -749,8 +750,9 @@ def _class_factors(classes: np.ndarray, class_weight: Any, per_class: np.ndarray
     if isinstance(class_weight, str):
         present = per_class > 0
         factors[present] = per_class.sum() / (present.sum() * per_class[present])
+    places = _places(classes)
     for label, weight in (class_weight if isinstance(class_weight, dict) else {}).items():
-        factors[_known(label, classes, "class_weight")] = weight_of(weight, label, "class_weight")
+        factors[_known(label, places, "class_weight")] = weight_of(weight, label, "class_weight")
     return factors
 
 
@@ -816,8 +818,9 @@ def _per_label(
     """A number for each label from one for all, an array or a dict, each checked by number."""
     each = np.full(len(classes), default)
     if isinstance(given, dict):
+        places = _places(classes)
         for label, value in given.items():
-            each[_known(label, classes, parameter)] = number(value, label, parameter)
+            each[_known(label, places, parameter)] = number(value, label, parameter)
         return each
     values = np.asarray(given)
     if values.ndim > 0 and values.shape != each.shape:
@@ -836,14 +839,17 @@ def _probability(value: Any, label: Any, parameter: str) -> float:
     return float(value)
 
 
-def _known(label: Any, classes: np.ndarray, parameter: str) -> int:
-    labels = classes.tolist()
-    if label not in labels:
+def _places(classes: np.ndarray) -> dict[Any, int]:
+    return {label: i for i, label in enumerate(classes.tolist())}
+
+
+def _known(label: Any, places: dict[Any, int], parameter: str) -> int:
+    if label not in places:
         raise ValueError(
             f"{parameter} names the class {label!r}, which y does not have; its classes are "
-            f"{_some(classes)}."
+            f"{_some(places)}."
         )
-    return labels.index(label)
+    return places[label]
 
 
 def weight_of(weight: Any, label: Any, parameter: str) -> float:
@@ -868,9 +874,8 @@ def validation_rows(
     order = rng.permutation(n)
     rank = np.empty(n)
     sizes = np.bincount(strata)
-    for stratum in np.unique(strata):
-        rows = order[strata[order] == stratum]
-        rank[rows] = np.arange(len(rows))
+    by_stratum = order[np.argsort(strata[order], kind="stable")]
+    rank[by_stratum] = np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     # Rows of a stratum get evenly spaced places in [0, 1): the highest of all are taken.
     place = (rank + rng.random(n)) / sizes[strata]
     place[rank == 0] = -1.0

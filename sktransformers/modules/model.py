@@ -253,8 +253,8 @@ class SequenceModel(TextModel):
 
     def most_probable(self, vectors: Tensor, sizes: Tensor, rows: Tensor, k: int) -> Tensor:
         """The k most probable outputs of each row, see `softmax.most_probable`."""
-        hidden = self.represent(vectors, sizes, rows)
-        return most_probable(self.head.out, hidden, self.config.num_labels, k)
+        n_outputs: Any = self.config.num_labels
+        return most_probable(self.head.out, self.represent(vectors, sizes, rows), n_outputs, k)
 
     def head_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
         """The two stages that end before the head."""

@@ -88,8 +88,7 @@ class AdaptiveSoftmax(nn.Module):
         head = self._head(vectors)
         first = self.layer.shortlist_size
         tails = [
-            head[:, first + i, None] + self._tail(i, vectors)
-            for i in range(self.layer.n_clusters)
+            head[:, first + i, None] + self._tail(i, vectors) for i in range(self.layer.n_clusters)
         ]
         return torch.cat([head[:, :first], *tails], dim=1)[:, self.rank]
 
@@ -136,15 +135,16 @@ class AdaptiveSoftmax(nn.Module):
         """Multiply the logits of all decisions, in what depends on the vector and what does not."""
         self.layer.head.weight.mul_(weight)
         self.layer.head.bias.mul_(bias)
-        for _, last in self.layer.tail:  # type: ignore[misc]
-            last.weight.mul_(weight)
+        tail: Any
+        for tail in self.layer.tail:
+            tail[1].weight.mul_(weight)
 
     def _head(self, vectors: Tensor) -> Tensor:
         return _linear(self.layer.head, vectors).log_softmax(dim=1)
 
     def _tail(self, i: int, vectors: Tensor) -> Tensor:
-        first, last = self.layer.tail[i]  # type: ignore[misc]
-        return _linear(last, _linear(first, vectors)).log_softmax(dim=1)
+        tail: Any = self.layer.tail[i]
+        return _linear(tail[1], _linear(tail[0], vectors)).log_softmax(dim=1)
 
 
 class TreeSoftmax(nn.Module):
@@ -307,9 +307,7 @@ def _sorted(values: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     return values, classes.gather(1, order)
 
 
-def _joined(
-    values: Tensor, found: Tensor, more: Tensor, classes: Tensor
-) -> tuple[Tensor, Tensor]:
+def _joined(values: Tensor, found: Tensor, more: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """The best of the best so far and of some more."""
     both = torch.cat([values, more], dim=1)
     return best(both, torch.cat([found, classes.expand_as(more)], dim=1), values.shape[1])

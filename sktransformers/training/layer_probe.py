@@ -15,7 +15,7 @@ _LR = 3e-3
 _DECAY = 1.0
 _MIN_BATCH = 64
 _MAX_BATCHES = 50  # an epoch
-_MAX_STEPS = 2_000
+_MAX_STEPS = 1_000
 _MAX_UPDATES = 5_000_000_000  # parameters times steps: some seconds
 _PATIENCE = 3
 
@@ -23,7 +23,7 @@ _PATIENCE = 3
 def fit_layer(
     out: Any, vectors: np.ndarray, codes: np.ndarray, weights: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Start an output layer from its fit to pooled vectors, as `logistic_probe` starts a linear one.
+    """Start an output layer from its fit to pooled vectors, as `logistic_probe` a linear one.
 
     The layer is trained by its own loss, with AdamW, on four fifths of the rows until the loss on
     the others rises, then once more on all for as many epochs. Its logits are scaled down until

@@ -1,5 +1,7 @@
 """Thresholds on the probabilities of labels of which a row has any number."""
 
+from typing import Any
+
 import numpy as np
 
 # Present labels of all kinds that vote on the threshold of each label beside its own. GoEmotions
@@ -42,7 +44,7 @@ def best_thresholds(proba: np.ndarray, targets: np.ndarray, weights: np.ndarray)
     size = len(cuts) + 1
     bins = np.searchsorted(cuts, proba) + np.arange(n_labels) * size
 
-    def above(entries: tuple) -> np.ndarray:
+    def above(entries: Any) -> np.ndarray:
         sums = np.bincount(bins[entries].ravel(), entry_weights[entries].ravel(), n_labels * size)
         return np.cumsum(sums.reshape(n_labels, size)[:, :0:-1], axis=1)[:, ::-1]
 
