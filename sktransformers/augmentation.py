@@ -361,7 +361,7 @@ class RandomDeletion(Augmenter):
 
     Parameters
     ----------
-    rate : float in [0, 1], default=0.1
+    rate : float in [0, 1], default=0.05
         Chance of each word to go. At least one stays.
     rows : float in [0, 1], default=0.5
         Chance of each text to change at all; the others stay as they are.
@@ -380,7 +380,7 @@ class RandomDeletion(Augmenter):
         **_RATE,
     }
 
-    def __init__(self, *, rate=0.1, rows=0.5, random_state=None):
+    def __init__(self, *, rate=0.05, rows=0.5, random_state=None):
         self.rate = rate
         self.rows = rows
         self.random_state = random_state

@@ -658,7 +658,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         weights = np.ones(len(rows))
         targets = coding.encode(y, weights, "y_val")
         if not targets.row_weights.any():
-            raise ValueError("X_val weighs nothing: all classes of y_val have a weight of zero.")
+            raise ValueError("X_val weighs nothing: y_val has nothing of what training weighs.")
         return Data(rows, y, weights, targets, X_val, np.arange(len(rows)))
 
     def _callbacks(

@@ -154,7 +154,9 @@ class PairClassifier(LabelOutputs, PairEstimator):
         Start of the head's last layer. ``"probe"`` fits a regularised linear model on the
         vectors that the frozen backbone gives for at most 10,000 training pairs and takes its
         weights (LP-FT, Kumar et al. 2022, arXiv:2202.10054), scaled down to its held-out loss
-        and by half again. ``"random"`` draws weights from N(0, 0.02) with zero bias.
+        and by half again; class means where 10,000,000 rows times classes are exceeded, and
+        a fit of the layer itself for the adaptive and the tree softmax. ``"random"`` draws
+        weights from N(0, 0.02) with zero bias.
     {class_loss}
     {finetune}
     {optimisation}

@@ -67,7 +67,9 @@ class TransformerSequenceClassifier(LabelOutputs, SequenceEstimator):
         Start of the head's last layer. ``"probe"`` fits a regularised logistic regression on
         the frozen backbone's pooled vectors of at most 10,000 training texts and takes its
         weights (LP-FT, Kumar et al. 2022, arXiv:2202.10054), scaled down to its held-out loss
-        and by half again. ``"random"`` draws weights from N(0, 0.02) with zero bias.
+        and by half again; class means where 10,000,000 rows times classes are exceeded, and
+        a fit of the layer itself for the adaptive and the tree softmax. ``"random"`` draws
+        weights from N(0, 0.02) with zero bias.
     {class_loss}
     {finetune}
     {optimisation}

@@ -348,7 +348,7 @@ def test_refused_soft_targets(make_clf, texts, never_load, y, message):
     ("classes", "message"),
     [
         (["a", "b", "a"], "^classes of CrossEntropy names 'a' more than once"),
-        (["a"], "^classes of CrossEntropy must be a list of at least two"),
+        (["a"], "^classes of CrossEntropy must be a list of at least 2 classes"),
         (["a", "b", None], "classes of CrossEntropy contains NaN"),
         (["a", "b", 1], "^classes of CrossEntropy mixes strings"),
         ("abc", "'classes' parameter of CrossEntropy"),

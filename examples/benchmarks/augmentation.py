@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 600])
     parser.add_argument("--test-rows", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.5, help="of rows that change (rows=)")
     parser.add_argument("--rates", type=float, nargs="*", default=[])
     parser.add_argument("--wordnet")
