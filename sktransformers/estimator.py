@@ -1,27 +1,24 @@
-"""The template of fit and predict that the estimators share; no task is named here."""
+"""The template of fit that the estimators share; no task is named here."""
 
 import copy
-import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import _fit_context
 from sklearn.metrics import check_scoring, get_scorer_names
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.helper import predefined_split
 
 from sktransformers.augmentation import Surroundings, check_augmenters, row_drawer
-from sktransformers.inference.predictor import Predictor
+from sktransformers.course import Course, Data, Options
+from sktransformers.fitted import FittedTransformer
 from sktransformers.inputs.batching import Encoded, Ragged, flat
-from sktransformers.inputs.encoding import Counts, private_tokenizer
+from sktransformers.inputs.encoding import private_tokenizer
 from sktransformers.inputs.replay import Reservoir
 from sktransformers.inputs.targets import Targets, check_weights, validation_rows
 from sktransformers.inputs.windows import WindowPlan
@@ -29,7 +26,7 @@ from sktransformers.modules.backbone import hidden_size, position_limit
 from sktransformers.modules.growing import grow
 from sktransformers.modules.model import probe_vectors
 from sktransformers.modules.native import labels_of, set_labels
-from sktransformers.modules.summary import ModelSummary, summarise
+from sktransformers.modules.summary import summarise
 from sktransformers.specs import (
     AVERAGES,
     HEADS,
@@ -81,89 +78,14 @@ except ImportError:
         return method
 
 
-_PREDICT_CHUNK = 4096  # rows that are tokenized and sorted together
 _MAX_DEFAULT_LENGTH = 512
 # Of lr, in partial_fit: on trec6 a half forgets some of what fit had learnt, and a tenth learns too
 # little where there was no fit.
 _PART_RATE = 0.25
 
 
-@dataclass
-class Options:
-    """What the parameters of an estimator stand for, checked."""
-
-    backbone: Backbone
-    finetune: Any
-    head: Any
-    loss: Any
-    optimizer: Any
-    schedule: Any
-    device: torch.device
-    precision: torch.dtype | None
-    seed: int
-
-
-@dataclass
-class Data:
-    """Rows as the encoder reads them, y, its weights, what the loss reads, places in X."""
-
-    rows: Sequence[Any]
-    y: Any
-    weights: np.ndarray
-    targets: Targets
-    X: Any
-    places: np.ndarray
-
-    def take(self, positions: np.ndarray) -> "Data":
-        """Some of the rows."""
-        if len(positions) == len(self.rows):
-            return self
-        rows = [self.rows[i] for i in positions]
-        weights, places = self.weights[positions], self.places[positions]
-        targets = self.targets.take(positions)
-        return Data(rows, self.y[positions], weights, targets, self.X, places)
-
-    @property
-    def given(self) -> Any:
-        """The rows as the user gave them."""
-        return _safe_indexing(self.X, self.places)
-
-
-@dataclass
-class Course:
-    """How long and at which rates training goes, and what it goes on from.
-
-    Parameters
-    ----------
-    n_epochs : int
-    schedule : Spec
-        What the rates do behind the warm-up.
-    warmup : int or float
-        Warm-up steps, as in the parameter.
-    lr_factor : float, default=1.0
-        Factor on all rates.
-    first_epoch : int, default=0
-        Epochs that count as made, for what is trained later than the rest.
-    moments : Moments or None, default=None
-        State of the optimizer.
-    is_whole : bool, default=True
-        Whether this is all of ``fit``, and not a part of a longer training.
-    stays_near : str, default="backbone"
-        The part of the model that has somewhere to stay near; empty for all of it.
-    """
-
-    n_epochs: int
-    schedule: Any
-    warmup: float
-    lr_factor: float = 1.0
-    first_epoch: int = 0
-    moments: Moments | None = None
-    is_whole: bool = True
-    stays_near: str = "backbone"
-
-
-class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
-    """Fit and predict for any task whose rows go through one backbone.
+class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
+    """Fit for any task whose rows go through one backbone.
 
     A task fills in the hooks at the end of this class.
     """
@@ -755,22 +677,6 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         view.fit(X, y, sample_weight)
         return dict(view.net_.callbacks_)["range_test"].curve()
 
-    def summary(self) -> ModelSummary:
-        """Parameters of the fitted model, part by part, and what of them ``fit`` trained.
-
-        Returns
-        -------
-        summary : ModelSummary
-            Prints as a table; ``n_blocks``, ``n_parameters``, ``n_trained`` and ``parts`` hold
-            the numbers. They are attributes of the fitted estimator too.
-
-        Examples
-        --------
-        >>> clf.fit(X, y).summary()  # doctest: +SKIP
-        """
-        check_is_fitted(self)
-        return self._summary
-
     @classmethod
     def from_pretrained(cls, name, **params):
         """Estimator that predicts with a fine-tuned checkpoint as it is.
@@ -830,94 +736,7 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         )
         return estimator
 
-    # -------------------------------------------------------------- predict
-
-    def _outputs(self, X: Any) -> np.ndarray:
-        """Logits of shape (n_samples, n_outputs) in float64."""
-        return self._decide(self._fitted_rows(X))
-
-    def _fitted_rows(self, X: Any) -> Sequence[Any]:
-        """Rows of X for a fitted estimator."""
-        check_is_fitted(self)
-        rows = self._check_X(X)
-        self._check_features(X)
-        return rows
-
-    def _decide(
-        self, rows: Sequence[Any], decide: Callable[..., Any] | None = None, width: int = 0
-    ) -> np.ndarray:
-        """Logits of rows, encoded a chunk at a time.
-
-        Or what another last stage than the model's own gives, so many numbers a row.
-        """
-        model = self.model_
-        decide = decide or model.decide
-        encoder = self._make_encoder(model, self.tokenizer_, self.max_length_)
-        predictor = self._predictor(model, encoder.pad_id)
-        outputs = np.empty((len(rows), width or model.config.num_labels))
-        counts = []
-        for part in chunks(len(rows)):
-            encoded, counted = encoder.encode(rows[part])
-            counts.append(counted)
-            outputs[part] = predictor.rows(model.encode, decide, encoded, model.unit)
-        Counts.total(counts).warn(self.max_length_)
-        return outputs
-
-    def _predictor(self, model: Any, pad_id: int, training: bool = False) -> Predictor:
-        precision = runtime.resolve_precision(self.precision, model.device, training)
-        return Predictor(model.device, pad_id, self.max_batch_tokens, precision)
-
-    # ---------------------------------------------------------------- state
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return "model_" in vars(self)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        return tags
-
-    def __copy__(self):
-        # Through __getstate__ a shallow copy would copy the weights.
-        new = type(self).__new__(type(self))
-        new.__dict__.update(vars(self))
-        return new
-
-    def __getstate__(self):
-        # The net would triple the size, and its closures cannot be pickled.
-        state = {k: v for k, v in super().__getstate__().items() if k != "net_"}
-        if not getattr(self.replay, "pickle", False):  # the user's rows
-            state.pop("_reservoir", None)
-        if "model_" in state and state["model_"].device.type != "cpu":
-            state["model_"] = _cpu_copy(state["model_"])
-        return state
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        if "model_" in state:
-            try:
-                self.model_.to(runtime.resolve_device(self.device))
-            except ValueError as error:
-                warnings.warn(f"{error} The model stays on the CPU.", stacklevel=2)
-
-    def _set_features(self, X: Any) -> None:
-        """``n_features_in_`` and ``feature_names_in_`` where X is a table."""
-        for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-        self._check_features(X, reset=True)
-
-    def _check_features(self, X: Any, reset: bool = False) -> None:
-        """Compare the columns of a table with those of training, or take them over."""
-        if len(getattr(X, "shape", ())) == 2:
-            validate_data(self, X, skip_check_array=True, reset=reset)
-
     # ---------------------------------------------------- what a task fills in
-
-    def _check_X(self, X: Any, name: str = "X") -> Sequence[Any]:
-        """Rows of X in the form that the encoder reads, or a clear error."""
-        raise NotImplementedError
 
     def _check_y(self, y: Any, rows: Sequence[Any], name: str = "y") -> np.ndarray:
         """y as an array with one entry for each of the rows of X, or a clear error."""
@@ -965,10 +784,6 @@ class TransformerEstimator(CallbackSupportMixin, BaseEstimator):
         """
         raise NotImplementedError
 
-    def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> Any:
-        """What turns rows into token ids."""
-        raise NotImplementedError
-
     def _loss(self) -> Any:
         """The loss that the parameters ask for."""
         raise NotImplementedError
@@ -1004,12 +819,6 @@ def window_pooling(long_text: Any) -> str:
     return "mean" if long_text == "truncate" else named(long_text, WINDOWS).pooling
 
 
-def chunks(n_rows: int) -> Iterator[slice]:
-    """Cut rows into chunks that are encoded together."""
-    for begin in range(0, n_rows, _PREDICT_CHUNK):
-        yield slice(begin, begin + _PREDICT_CHUNK)
-
-
 def _dataset(
     encoded: Encoded, targets: Targets, redraw: Callable[[], Encoded] | None = None
 ) -> EncodedDataset:
@@ -1023,16 +832,6 @@ def _dataset(
     return EncodedDataset(encoded, targets.values, weights, redraw)
 
 
-def _counts(model: Any, trained: Collection[str]) -> dict[str, Any]:
-    summary = summarise(model, trained)
-    return {
-        "_summary": summary,
-        "n_blocks_": summary.n_blocks,
-        "n_parameters_": summary.n_parameters,
-        "n_trained_parameters_": summary.n_trained,
-    }
-
-
 def _epoch_row(row: dict[str, Any], earlier_epochs: int) -> dict[str, Any]:
     shown = {
         name: value
@@ -1042,13 +841,11 @@ def _epoch_row(row: dict[str, Any], earlier_epochs: int) -> dict[str, Any]:
     return shown | {"epoch": earlier_epochs + row["epoch"]}
 
 
-def _cpu_copy(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy on the CPU that never holds a second one on the device."""
-    tensors = (*model.parameters(), *model.buffers())
-    memo: dict[int, Any] = {}
-    for tensor in tensors:
-        there = tensor.detach().cpu()
-        if isinstance(tensor, torch.nn.Parameter):
-            there = torch.nn.Parameter(there, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = there
-    return copy.deepcopy(model, memo).to("cpu")  # in training the vocabulary is not in the memo
+def _counts(model: Any, trained: Collection[str]) -> dict[str, Any]:
+    summary = summarise(model, trained)
+    return {
+        "_summary": summary,
+        "n_blocks_": summary.n_blocks,
+        "n_parameters_": summary.n_parameters,
+        "n_trained_parameters_": summary.n_trained,
+    }

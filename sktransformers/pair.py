@@ -8,13 +8,9 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 
 from sktransformers._docs import shared_docs
-from sktransformers.estimator import (
-    Options,
-    TransformerEstimator,
-    chunks,
-    window_plan,
-    window_pooling,
-)
+from sktransformers.course import Options
+from sktransformers.estimator import TransformerEstimator, window_plan, window_pooling
+from sktransformers.fitted import chunks
 from sktransformers.inputs.encoding import Counts
 from sktransformers.inputs.pair_encoding import PairEncoder
 from sktransformers.inputs.pairs import as_pairs

@@ -14,7 +14,9 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sktransformers._docs import shared_docs
-from sktransformers.estimator import Data, TransformerEstimator, chunks
+from sktransformers.course import Data
+from sktransformers.estimator import TransformerEstimator
+from sktransformers.fitted import chunks
 from sktransformers.inputs.constraints import forbidden, scheme_of
 from sktransformers.inputs.encoding import Counts, users_level
 from sktransformers.inputs.tags import (

@@ -10,7 +10,7 @@ import sktransformers
 
 PACKAGE = Path(sktransformers.__file__).parent
 BELOW = ("specs", "inputs", "modules", "training", "inference")
-TASK = ("_docs", "estimator", "outputs", "partial", *BELOW)
+TASK = ("_docs", "course", "estimator", "fitted", "outputs", "partial", *BELOW)
 # What each room, or file beside the rooms, may import of the package.
 ALLOWED = {
     "_docs": (),
@@ -21,7 +21,9 @@ ALLOWED = {
     "training": ("specs", "modules", "inputs.batching", "plotting", "training"),
     "inference": ("modules", "inputs.batching", "inference"),
     "augmentation": BELOW,
-    "estimator": (*BELOW, "augmentation"),
+    "course": BELOW,
+    "fitted": BELOW,
+    "estimator": (*BELOW, "augmentation", "course", "fitted"),
     "partial": (),
     "outputs": ("partial", "specs", "inputs", "modules.losses", "training.probe", "training.thresholds"),
     "metrics": ("inputs",),

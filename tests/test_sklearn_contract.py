@@ -144,12 +144,13 @@ def test_reload_after_fit(reload, fitted, texts, labels, tmp_path):
     assert_array_equal(fitted.predict_proba(texts), before)
 
 
-def test_pickle_holds_the_weights_once_and_no_net(fitted):
+def test_pickle_holds_the_weights_and_moments_once_and_no_net(fitted):
     assert hasattr(fitted, "net_")
     assert "net_" not in fitted.__getstate__()
     assert not hasattr(pickle.loads(pickle.dumps(fitted)), "net_")
     weights = sum(p.numel() * p.element_size() for p in fitted.model_.parameters())
-    assert len(pickle.dumps(fitted)) < 1.5 * weights
+    moments = 2 * weights  # at most: Adam has two numbers for each that it trained
+    assert len(pickle.dumps(fitted)) < 1.5 * weights + moments
     assert all(p.grad is None for p in fitted.model_.parameters())
 
 
@@ -234,7 +235,7 @@ def test_search(search, n_jobs, make_clf, texts, labels):
 
 
 def test_workers_agree(make_clf, fitted, texts, labels):
-    clf = make_clf(batch_size=4)
+    clf = make_clf(batch_size=4, precision="fp32")  # what conftest says does not reach workers
     cv = StratifiedKFold(3)  # 32 training rows: 16 steps
     here, there = (
         cross_val_predict(clf, texts, labels, cv=cv, n_jobs=n_jobs, method="predict_proba")
