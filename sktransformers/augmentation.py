@@ -230,7 +230,10 @@ class _FromSynonyms(Augmenter):
         model, tokenizer = there.model, there.tokenizer
         if self.backbone is not None or model is None:
             spec = loading.as_backbone(there.backbone if self.backbone is None else self.backbone)
-            loaded = loading.load(spec, verbose=there.verbose)
+            try:
+                loaded = loading.load(spec, verbose=there.verbose)
+            except ValueError as error:
+                raise ValueError(f"{type(self).__name__}, backbone: {error}") from error
             model, tokenizer = loaded.backbone, private_tokenizer(loaded.tokenizer)
         weight = model.get_input_embeddings().weight.detach().to("cpu", torch.float32).numpy()
         return neighbour_source(weight, tokenizer, self.n_neighbors)

@@ -200,10 +200,6 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         history = list(earlier.history_) if earlier else []
         if in_part and earlier is not None:
             self._check_features(X)
-        if in_part:  # other draws in every part
-            options.seed = int(
-                np.random.SeedSequence([options.seed, len(history)]).generate_state(1)[0]
-            )
         rng = np.random.default_rng(options.seed)
         given = {"X": X, "y": y}
         if sample_weight is not None:
@@ -215,6 +211,10 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             validation = train.take(held_out)
             train = train.take(np.setdiff1d(np.arange(len(train.rows)), held_out))
         self._check_plan(coding, validation, earlier)
+        if earlier is not None:  # other draws than before, but the same rows held out
+            again = np.random.SeedSequence([options.seed, len(history)])
+            options.seed = int(again.generate_state(1)[0])
+            rng = np.random.default_rng(options.seed)
         train, reservoir = self._with_replay(train, coding, earlier, rng)
         course = self._course(options, earlier, in_part)
 
@@ -246,7 +246,10 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         self._set_features(X)
         lr = net.optimizer_.defaults["lr"]
         self.__dict__.update(fitted, net_=net, history_=history, n_iter_=len(history), lr_=lr)
-        self.__dict__.update(_moments=moments, _reservoir=reservoir)
+        self._moments = moments
+        self.__dict__.pop("_reservoir", None)
+        if reservoir is not None:
+            self._reservoir = reservoir
         return self
 
     def _course(self, options: Options, earlier: Any, in_part: bool) -> Course:
@@ -291,10 +294,12 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         if self.replay is None:
             return new, None
         replay = self.replay if isinstance(self.replay, Replay) else Replay(size=self.replay)
-        arrived = Reservoir.of(new.rows, new.y, new.weights, rng)
+        columns = getattr(coding, "columns", None)
+        arrived = Reservoir.of(new.rows, new.y, new.weights, rng, columns)
         old = getattr(earlier, "_reservoir", None)
         if old is None:
             return new, arrived.kept(new.targets.strata, replay.size)
+        old = old.like(arrived)
         n_drawn = min(len(old.rows), round(replay.ratio * len(new.rows)))
         drawn = old.take(np.sort(rng.choice(len(old.rows), n_drawn, replace=False)))
         both = arrived.joined(drawn)
@@ -308,8 +313,9 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
     def _check_options(self) -> Options:
         """Check what can be checked without the data."""
         backbone = loading.as_backbone(self.backbone)
-        if isinstance(self.finetune, bool):  # an int to Python
-            raise ValueError(f"The 'finetune' parameter is no boolean. Got {self.finetune}.")
+        for name in ("finetune", "replay"):
+            if isinstance(getattr(self, name), bool):  # an int to Python
+                raise ValueError(f"The '{name}' parameter is no boolean.")
         head, loss = self._head(), self._loss()
         optimizer, schedule = named(self.optimizer, OPTIMIZERS), named(self.schedule, SCHEDULES)
         windows = None if self.long_text == "truncate" else named(self.long_text, WINDOWS)

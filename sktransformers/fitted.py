@@ -98,6 +98,15 @@ class FittedTransformer(BaseEstimator):
         new.__dict__.update(vars(self))
         return new
 
+    def __deepcopy__(self, memo):
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        state = self.__getstate__()
+        if hasattr(self, "_reservoir"):  # left out of pickles, but this is none
+            state["_reservoir"] = self._reservoir
+        new.__setstate__(copy.deepcopy(state, memo))
+        return new
+
     def __getstate__(self):
         # The net would triple the size, and its closures cannot be pickled.
         state = {k: v for k, v in super().__getstate__().items() if k != "net_"}

@@ -19,7 +19,6 @@ from sktransformers.inputs.tasks import (
     CLASSES,
     TaskCoding,
     TaskTable,
-    check_columns,
     check_tasks,
     like_table,
     n_texts,
@@ -276,8 +275,7 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
         """
         rows = self._fitted_rows(X)
         weights = check_weights(sample_weight, len(rows))
-        table = check_tasks(y, rows, self.tasks_, type(self).__name__)
-        check_columns(table, tasks_of(self), "y")
+        table = check_tasks(y, rows, None, type(self).__name__, trained=tasks_of(self))
         there = table.present & (weights > 0)[:, None]
         found = {}
         for j, (name, predicted) in enumerate(
@@ -359,6 +357,17 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
 
     def _make_coding(self, y: Any, weights: np.ndarray, earlier: Any) -> TaskCoding:
         return TaskCoding.of(y, weights, self.task_weights, earlier)
+
+    def _check_plan(self, coding: TaskCoding, validation: Any, earlier: Any) -> None:
+        if validation is None or not isinstance(self.scoring, str) or self.scoring == "loss":
+            return
+        classes = any(task.kind == CLASSES for task in coding.tasks)
+        if classes or not validation.y.present.all():
+            raise ValueError(
+                f"scoring={self.scoring!r} compares all of y at once, but the validation rows have "
+                f"{'tasks of classes' if classes else 'missing entries'}. Pass scoring=None for "
+                f"the mean of `scores`, or a function (estimator, X, y) -> float."
+            )
 
     def _make_model(
         self, backbone: Any, pooling: str, coding: TaskCoding, **config: Any

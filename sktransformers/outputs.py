@@ -295,6 +295,11 @@ class LabelOutputs(GrowingClasses, ClassifierMixin):
             coding = self._indicator_coding(y, weights, earlier, known)
         elif _is_soft(loss):
             self._check_one_label("y gives a row")
+            if classes is not None:
+                raise ValueError(
+                    f"classes and loss={self.loss!r} both say what the columns of y stand for: "
+                    f"leave out classes."
+                )
             given = check_classes(loss.classes)
             coding = soft_coding(given, self.class_weight, y, weights)
         else:
@@ -306,11 +311,11 @@ class LabelOutputs(GrowingClasses, ClassifierMixin):
             several = isinstance(coding, IndicatorCoding)
             before = several if earlier is None else _any_labels(earlier)
             if several != before or known.tolist() != coding.classes.tolist():
+                hint = "" if several != before else ": name all of them in partial_fit(classes=...)"
                 raise ValueError(
-                    f"{'warm_start=True goes on from' if classes is None else 'classes names'} a "
-                    f"model of {'any number of' if before else 'one of'} the labels "
-                    f"{known.tolist()} a row, but y has "
-                    f"{'any number of' if several else 'one of'} {coding.classes.tolist()}."
+                    f"Training goes on from a model of {'any number of' if before else 'one of'} "
+                    f"the labels {known.tolist()} a row, but y has "
+                    f"{'any number of' if several else 'one of'} {coding.classes.tolist()}{hint}."
                 )
         return coding
 

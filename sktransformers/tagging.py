@@ -513,7 +513,8 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
                 self._require_own_loss()
             masks = _constraints(model)
             if masks is not None and len(tags) > model.config.num_labels:
-                scheme = scheme_of(tags.tolist())
+                scheme = getattr(self._head(), "constraints", "auto")
+                scheme = scheme_of(tags.tolist()) if scheme == "auto" else scheme
                 masks = None if scheme is None else forbidden(tags.tolist(), scheme)
             return TagCoding(tags, factors, model.config.crf, masks)
         scheme = scheme_of(tags.tolist())

@@ -549,6 +549,8 @@ def test_a_backbone_without_such_a_head(make_clf, tiny_backbone, texts, labels):
     with pytest.raises(ValueError, match=message):
         make_clf(augment=[spy, MaskedReplacement()]).fit(texts, labels)
     assert not hasattr(spy, "seen")
+    with pytest.raises(ValueError, match=r"^SynonymReplacement, backbone: .* does not exist"):
+        SynonymReplacement(backbone="/no/such/directory").transform(texts)
 
 
 # -------------------------------------------------------------------------- translation

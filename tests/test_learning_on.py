@@ -26,6 +26,7 @@ from sktransformers import (
     Linear,
     LoRA,
     MLPHead,
+    MultiTaskSequenceEstimator,
     PairClassifier,
     PairRegressor,
     RAdam,
@@ -278,7 +279,7 @@ def test_bad_first_parts(make_clf):
     with pytest.raises(ValueError, match=r"'anchor' parameter"):
         make_clf(anchor=-1).partial_fit(FIRST, FIRST_Y)
     soft = make_clf(loss=CrossEntropy(classes=["a", "b"]))
-    with pytest.raises(ValueError, match=r"^classes"):
+    with pytest.raises(ValueError, match=r"^classes and loss="):
         soft.partial_fit(FIRST, np.full((32, 2), 0.5), classes=["a", "b", "c"])
 
 
@@ -494,7 +495,7 @@ def test_replayed_rows_are_trained(make_clf, texts, labels):
     assert n_trained(clf) == 15
     clf.set_params(replay=None).partial_fit(texts[:10], labels[:10])
     assert n_trained(clf) == 10
-    assert clf._reservoir is None
+    assert not hasattr(clf, "_reservoir")
     clf.set_params(replay=5).fit(texts, labels)  # from the start: nothing came before
     assert n_trained(clf) == 48
 
@@ -538,6 +539,82 @@ def test_replay_of_pairs_tags_and_indicators(tiny_backbone):
         assert len(est._reservoir.rows) == 12
 
 
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize("columns", [["sea", "food"], ["city", "sea", "food"]], ids=len)
+def test_replayed_labels_stay_under_their_names(table, columns, make_clf):
+    y = pd.DataFrame({"food": [1, 0] * 16, "sea": [0, 0, 0, 1] * 8})
+    seen = {}
+
+    class Targets(Callback):
+        def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+            for row, target in zip(batch["rows"], batch["targets"], strict=True):
+                seen[int(row)] = target.tolist()
+
+    clf = make_clf(max_epochs=1, replay=32).fit([f"{text} old" for text in FIRST], y)
+    again = pd.DataFrame(0, index=range(32), columns=columns)
+    clf.set_params(callbacks=[Targets()])
+    clf.partial_fit(FIRST, again if table else again.to_numpy(), classes=columns)
+    assert clf.classes_.tolist() == columns
+    known = dict(zip([f"{text} old" for text in FIRST], y.to_numpy().tolist(), strict=True))
+    old = clf._reservoir.rows[: sum(row.endswith("old") for row in clf._reservoir.rows)]
+    for row, target in zip(old, np.asarray(clf._reservoir.y), strict=False):
+        assert target[columns.index("food")] == known[row][0]
+        assert target[columns.index("sea")] == known[row][1]
+        assert target.sum() == sum(known[row])
+    # And so they came into training, behind the new ones.
+    assert sorted(seen) == list(range(64))
+    trained = np.array([seen[i] for i in range(32, 64)])
+    assert_array_equal(trained.sum(axis=0), [y[c].sum() if c in y else 0 for c in columns])
+
+
+def test_replayed_probabilities_stay_with_their_classes(make_clf):
+    soft = np.column_stack([np.linspace(0, 1, 32), 1 - np.linspace(0, 1, 32)])
+    clf = make_clf(max_epochs=1, replay=32, loss=CrossEntropy(classes=["a", "b"]))
+    clf.fit([f"{text} {i}" for i, text in enumerate(FIRST)], soft)
+    clf.set_params(loss=CrossEntropy(classes=["b", "a"]))
+    clf.partial_fit(FIRST, np.full((32, 2), 0.5))
+    old = [(r, p) for r, p in zip(clf._reservoir.rows, clf._reservoir.y) if p[0] != 0.5]
+    assert old
+    for row, proba in old:
+        assert_allclose(proba, soft[int(row.split()[-1])][::-1])
+
+
+def test_a_deep_copy_keeps_the_rows(make_clf):
+    clf = make_clf(max_epochs=1, replay=16).fit(FIRST, FIRST_Y)
+    other = copy.deepcopy(clf)
+    assert other._reservoir.rows == clf._reservoir.rows
+    assert not hasattr(other, "net_")
+    clf.partial_fit(SECOND[:8], FIRST_Y[:8])
+    other.partial_fit(SECOND[:8], FIRST_Y[:8])
+    assert distance(clf, other) == 0
+
+
+def test_replay_is_a_number_of_rows(make_clf):
+    with pytest.raises(ValueError, match="'replay' parameter"):
+        make_clf(replay=True).fit(FIRST, FIRST_Y)
+    with pytest.raises(ValueError, match="'size' parameter"):
+        make_clf(replay=Replay(0)).fit(FIRST, FIRST_Y)
+
+
+def test_warm_starts_draw_anew_but_hold_out_the_same(make_clf, texts, labels):
+    orders = []
+
+    class Orders(Callback):
+        def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+            if training:
+                orders[-1] += batch["rows"].tolist()
+
+    clf = make_clf(warm_start=True, early_stopping=True, max_epochs=1, replay=100)
+    names = [f"{text} {i}" for i, text in enumerate(texts)]
+    kept = []
+    for _ in range(2):
+        orders.append([])
+        clf.set_params(callbacks=[Orders()], replay=100).fit(names, labels)
+        kept.append(set(clf._reservoir.rows))
+    assert orders[0] != orders[1][: len(orders[0])]
+    assert kept[0] == kept[1]  # what was held out once was so again
+
+
 def test_replay_after_new_classes(make_clf):
     clf = make_clf(replay=16, max_epochs=1).fit(FIRST, FIRST_Y)
     clf.partial_fit(SECOND, SECOND_Y, classes=["city"])
@@ -570,3 +647,54 @@ def test_what_moments_are_of(make_clf, texts, labels):
         for state in clf._moments.tensors.values()
         for value in state.values()
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"amsgrad": True}, "AdamW"), ({"centered": True}, "RMSprop"), ({"momentum": 0.5}, "RMSprop")],
+    ids=["amsgrad", "centered", "momentum"],
+)
+def test_options_that_need_another_state_start_anew(options, name, make_clf, texts, labels):
+    clf = make_clf(optimizer=TorchOptimizer(name)).fit(texts, labels)
+    other = copy.copy(clf)
+    del other._moments
+    for est in (clf, other):
+        est.set_params(optimizer=TorchOptimizer(name, options), warm_start=True).fit(texts, labels)
+    assert distance(clf, other) == 0
+
+
+def test_replayed_targets_know_their_columns_after_a_pickle(tiny_backbone):
+    params = {"random_state": 0, "max_epochs": 1, "replay": Replay(12, pickle=True)}
+    tasks = pd.DataFrame({"topic": FIRST_Y, "stars": np.linspace(0.0, 1.0, 32)})
+    indicator = pd.DataFrame({"food": [1, 0] * 16, "sea": [0, 1] * 16})
+    for cls, y in (
+        (MultiTaskSequenceEstimator, tasks),
+        (TransformerSequenceClassifier, indicator),
+    ):
+        est = cls(tiny_backbone, **params).fit(FIRST, y)
+        other = pickle.loads(pickle.dumps(est))
+        assert list(other._reservoir.y.names) == list(y.columns)
+        assert type(other._reservoir.y) is type(est._reservoir.y)
+        est.partial_fit(FIRST[:6], y[:6])
+        other.partial_fit(FIRST[:6], y[:6])
+        assert distance(est, other) == 0
+
+
+def test_replay_of_another_kind_of_targets(make_clf):
+    clf = make_clf(replay=12, max_epochs=1).fit(FIRST, FIRST_Y)
+    clf.set_params(loss=CrossEntropy(classes=["food", "sea"]))
+    with pytest.raises(ValueError, match=r"^replay: .* one entry and 2 entries .* replay=None"):
+        clf.partial_fit(FIRST, np.full((32, 2), 0.5))
+    clf.set_params(replay=None).partial_fit(FIRST, np.full((32, 2), 0.5))
+
+
+def test_new_tags_keep_to_the_scheme_that_was_asked_for(tiny_backbone):
+    tagger = TokenTagger(tiny_backbone, random_state=0, max_epochs=1, head=CRF(constraints="bio"))
+    tagger.fit(SENTENCES, TAGS)
+    with pytest.raises(ValueError, match=r'^constraints="bio" expects .* got the tag .S-LOC.'):
+        tagger.partial_fit(SENTENCES, TAGS, classes=["S-LOC"])
+
+
+def test_an_anchor_may_be_any_number(make_clf, texts, labels):
+    fitted = [make_clf(anchor=a).fit(texts, labels) for a in (1.0, np.float32(1), True)]
+    assert distance(fitted[0], fitted[1]) == distance(fitted[0], fitted[2]) == 0

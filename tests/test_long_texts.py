@@ -205,7 +205,7 @@ def test_predictions_do_not_depend_on_batch_or_budget(windowed, pooling):
 def test_chunks_of_documents(windowed, chunk, monkeypatch):
     clf = windowed("max")
     expected = clf.predict_proba(MIXED)
-    monkeypatch.setattr("sktransformers.estimator._PREDICT_CHUNK", chunk)
+    monkeypatch.setattr("sktransformers.fitted._PREDICT_CHUNK", chunk)
     assert_allclose(clf.predict_proba(MIXED), expected, rtol=0, atol=1e-5)
 
 

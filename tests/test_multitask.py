@@ -503,6 +503,12 @@ def test_early_stopping(scoring, make_est):
     assert all(np.isfinite(row[name]) for row in est.history_)
 
 
+def test_a_scorer_of_scikit_learn_where_it_can_be(make_est):
+    numbers = np.column_stack([LENGTHS, -LENGTHS])
+    est = make_est(early_stopping=True, scoring="r2").fit(X, numbers)
+    assert all(np.isfinite(row["valid_score"]) for row in est.history_)
+
+
 def test_warm_start(make_est):
     est = make_est(warm_start=True).fit(X, Y)
     before = est.predict(X)
@@ -518,6 +524,11 @@ def test_warm_start(make_est):
         est.fit(X, Y[["long", "length", "topic"]])
     with pytest.raises(ValueError, match=r"X has 2 text\(s\) a row, but training was with 1"):
         est.fit(PAIRS, Y)
+    est.set_params(tasks={"long": "classification"}).fit(X, Y)  # as it is
+    est.set_params(tasks={"long": "regression"})
+    for go_on in (est.fit, est.partial_fit):
+        with pytest.raises(ValueError, match=r"tasks says 'regression' for y\['long'\], but the f"):
+            go_on(X, Y)
 
 
 def test_partial_fit(make_est):
@@ -604,7 +615,9 @@ def test_many_whole_numbers_are_worth_a_word(make_est):
         make_est(max_epochs=1).fit(X, y)
     with warnings.catch_warnings(action="error"):
         est = make_est(max_epochs=1, tasks={"price": "regression"}).fit(X, y)
-    assert est.tasks_[0] == "regression"
+        assert est.tasks_[0] == "regression"
+        est = make_est(max_epochs=1, head_init="random", tasks={"price": "classification"})
+        assert len(est.fit(X, y).classes_[0]) == 36  # as asked
 
 
 def test_texts_or_pairs():
@@ -721,6 +734,20 @@ CASES = {
     "validation of pairs": Bad(
         r"X_val has 2 text\(s\) a row, but training was with 1", {"X_val": PAIRS, "y_val": Y}
     ),
+    "columns of an array in validation": Bad(
+        r"tasks names the column 'long', which y_val does not have; its columns are \[0, 1, 2\]",
+        {"X_val": X, "y_val": Y.to_numpy()},
+        {"tasks": {"long": "classification"}},
+    ),
+    "a scorer of one task": Bad(
+        r"scoring='accuracy' compares all of y at once, but .* tasks of classes. Pass scoring=None",
+        params={"scoring": "accuracy", "early_stopping": True},
+    ),
+    "a scorer of whole rows": Bad(
+        "scoring='r2' compares all of y at once, but the validation rows have missing entries",
+        {"y": Y[["length"]], "X_val": X, "y_val": Y[["length"]]},
+        {"scoring": "r2"},
+    ),
     "text for a number in validation": Bad(
         r"y_val\['length'\]\[\d+\] is 'food' of type str; training was with numbers there",
         {"X_val": X, "y_val": frame(length=TOPICS)},
@@ -747,6 +774,10 @@ def test_scores_that_cannot_be(fitted):
     assert fitted.score(X, Y.assign(topic=None)) == (scores["length"] + scores["long"]) / 2
     with pytest.raises(ValueError, match="y has the columns"):
         fitted.score(X, Y[["long", "length", "topic"]])
+    with pytest.raises(ValueError, match="y has 2 columns, but training was with 3"):
+        fitted.score(X, Y[["topic", "length"]])
+    with pytest.raises(ValueError, match=r"y\['length'\]\[\d+\] is 'food'.* holds numbers"):
+        fitted.score(X, Y.assign(length=TOPICS))
     assert fitted.scores(X, Y.assign(topic="moon"))["topic"] == 0.0
 
 

@@ -278,7 +278,7 @@ def test_each_text_is_read_once(interaction, symmetric, untrained):
 def test_texts_of_many_chunks_are_read_once(monkeypatch, untrained):
     clf = copy.deepcopy(untrained(interaction="all"))
     expected = clf.decision_function(REPEATED)
-    monkeypatch.setattr("sktransformers.estimator._PREDICT_CHUNK", 4)
+    monkeypatch.setattr("sktransformers.fitted._PREDICT_CHUNK", 4)
     watch = Watch(clf.model_)
     assert_allclose(clf.decision_function(REPEATED), expected, rtol=0, atol=1e-4)
     assert watch.n_sequences == N_TEXTS

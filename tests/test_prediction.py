@@ -11,7 +11,7 @@ import torch
 from conftest import make_texts
 from hypothesis import given, settings, strategies as st
 
-from sktransformers import estimator
+from sktransformers import fitted as fitted_module
 from sktransformers.inference import predictor as predictors
 from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.batching import Encoded, Ragged, Words, starts
@@ -53,14 +53,14 @@ def test_token_budget(fitted, clf, method, budget):
 
 @pytest.mark.parametrize("chunk", [1, 7, 43, 1000])
 def test_chunks_make_no_difference(fitted, proba, chunk, monkeypatch):
-    monkeypatch.setattr(estimator, "_PREDICT_CHUNK", chunk)
+    monkeypatch.setattr(fitted_module, "_PREDICT_CHUNK", chunk)
     np.testing.assert_allclose(fitted.predict_proba(TEXTS), proba, rtol=0, atol=1e-6)
     expected = fitted.classes_[proba.argmax(axis=1)]
     np.testing.assert_array_equal(fitted.predict(TEXTS), expected)
 
 
 def test_one_warning_for_all_chunks(fitted, monkeypatch):
-    monkeypatch.setattr(estimator, "_PREDICT_CHUNK", 2)
+    monkeypatch.setattr(fitted_module, "_PREDICT_CHUNK", 2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fitted.predict([LONG * 3, "fish"] * 5)
@@ -112,7 +112,7 @@ def test_result_belongs_to_the_caller(fitted, proba):
 
 
 def test_memory_does_not_grow_with_the_number_of_texts(fitted, monkeypatch):
-    monkeypatch.setattr(estimator, "_PREDICT_CHUNK", 100)
+    monkeypatch.setattr(fitted_module, "_PREDICT_CHUNK", 100)
 
     def peak(n):
         texts = [TEXTS[i % len(TEXTS)] for i in range(n)]  # the list holds no new texts

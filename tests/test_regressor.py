@@ -131,6 +131,13 @@ def test_one_column_is_one_number(make_reg):
     assert_array_equal(reg.predict(X), make_reg().fit(X, LENGTHS).predict(X))
 
 
+@pytest.mark.filterwarnings("ignore:A column-vector")
+def test_one_column_of_a_table_or_a_sparse_matrix(make_reg):
+    expected = make_reg(max_epochs=1).fit(X, SEA).predict(X)
+    for y in (pa.table({"a": SEA}), scipy.sparse.csr_array(SEA[:, None])):
+        assert_array_equal(make_reg(max_epochs=1).fit(X, y).predict(X), expected)
+
+
 def test_pickle_clone_and_searches(make_reg):
     reg = make_reg().fit(X, BOTH)
     assert_array_equal(pickle.loads(pickle.dumps(reg)).predict(X), reg.predict(X))
@@ -362,6 +369,16 @@ CASES = {
     "NA of a named column": Bad(
         r"y\['b'\]\[3\] is missing",
         {"y": pd.DataFrame(with_entry(3, 1, np.nan, float), columns=["a", "b"])},
+    ),
+    "what to do about them": Bad(
+        "1 of 36 are. Drop those rows; MultiTask", {"y": with_entry(4, 1, np.nan, float)}
+    ),
+    "a missing number": Bad(
+        r"y\[0\] is missing \(nan\), 1 of 36 are. Drop those rows.$", {"y": [np.nan, *SEA[1:]]}
+    ),
+    "dates": Bad(
+        r"y\[0\] is .* of type datetime64; a regressor",
+        {"y": np.arange(36).astype("datetime64[ns]")},
     ),
     "infinite": Bad(r"y\[:, 1\] contains inf.*position 7", {"y": with_entry(7, 1, np.inf, float)}),
     "text": Bad(r"y\[:, 1\]\[0\] is 'many' of type str", {"y": with_entry(0, 1, "many")}),

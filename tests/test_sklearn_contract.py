@@ -150,7 +150,7 @@ def test_pickle_holds_the_weights_and_moments_once_and_no_net(fitted):
     assert not hasattr(pickle.loads(pickle.dumps(fitted)), "net_")
     weights = sum(p.numel() * p.element_size() for p in fitted.model_.parameters())
     moments = 2 * weights  # at most: Adam has two numbers for each that it trained
-    assert len(pickle.dumps(fitted)) < 1.5 * weights + moments
+    assert len(pickle.dumps(fitted)) < 1.5 * (weights + moments)
     assert all(p.grad is None for p in fitted.model_.parameters())
 
 

@@ -445,7 +445,7 @@ def test_predictions_of_many_chunks(monkeypatch, untrained):
         tagger = untrained(**MODES[mode])
         expected = tagger.predict_proba(MIXED)
         with monkeypatch.context() as patch:
-            patch.setattr("sktransformers.estimator._PREDICT_CHUNK", 1)
+            patch.setattr("sktransformers.fitted._PREDICT_CHUNK", 1)
             found = tagger.predict_proba(MIXED)
         for a, b in zip(found, expected):
             assert_allclose(a, b, rtol=0, atol=1e-4)

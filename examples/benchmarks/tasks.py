@@ -79,9 +79,9 @@ def ours(rows, seed, backbone, **params):
     return peers.Run(seconds, rows.score(model.predict(rows.X_test).tolist()))
 
 
-def theirs(rows, seed, backbone, lr):
+def theirs(rows, seed, backbone, lr, **arguments):
     """The Trainer at one learning rate."""
-    return peers.trainer(rows, backbone, lr=lr, seed=seed, max_length=256, **RECIPE)
+    return peers.trainer(rows, backbone, lr=lr, seed=seed, max_length=256, **RECIPE, **arguments)
 
 
 def parameter(text):
@@ -124,6 +124,7 @@ def main():
     parser.add_argument("--test-rows", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--lrs", type=float, nargs="*", default=[5e-5, 2e-4])
+    parser.add_argument("--bf16", action="store_true", help="let the Trainer run in bf16 as well")
     parser.add_argument("--also", nargs="*", default=[], type=parameter, metavar="PARAM=VALUE")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -134,6 +135,10 @@ def main():
         contestants[f"ours, {param}={value}"] = changed
     for lr in args.lrs:
         contestants[f"Trainer {lr:g}"] = partial(theirs, backbone=directory, lr=lr)
+        if args.bf16:
+            contestants[f"Trainer {lr:g}, bf16"] = partial(
+                theirs, backbone=directory, lr=lr, bf16=True
+            )
     print(
         f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}; {args.rows} rows, {args.test_rows} to test on, "

@@ -64,7 +64,7 @@ def class_tree(tree: Any, classes: np.ndarray, counts: np.ndarray) -> list[int]:
         "huffman" has the shortest paths on average over the rows (Huffman 1952). A list holds
         labels and lists of the same kind; a dict gives each label the names of its groups, from
         the outermost on. Where a group has more than two members, they hang on a Huffman tree of
-        their own.
+        their own. Labels that are no class are left out: y may be a part of the user's rows.
     classes : ndarray of shape (n_classes,)
         Sorted labels.
     counts : ndarray of shape (n_classes,)
@@ -79,8 +79,9 @@ def class_tree(tree: Any, classes: np.ndarray, counts: np.ndarray) -> list[int]:
     Raises
     ------
     ValueError
-        If the tree misses a class, has one that y does not have, or has one twice.
+        If the tree misses a class, or has one twice.
     """
+    root: Any
     if isinstance(tree, str):
         root = _huffman([(float(n), c) for c, n in enumerate(counts)])[1]
     else:
@@ -88,12 +89,14 @@ def class_tree(tree: Any, classes: np.ndarray, counts: np.ndarray) -> list[int]:
             tree = _nested(tree)
         places = {label: c for c, label in enumerate(classes.tolist())}
         seen: dict[int, None] = {}
-        root = _group(tree, places, counts, seen)[1]
+        found = _group(tree, places, counts, seen)
         missed = next((c for c in places.values() if c not in seen), None)
         if missed is not None:
             raise ValueError(
                 f"tree of TreeSoftmax misses the class {classes.tolist()[missed]!r}, which y has."
             )
+        assert found is not None  # it has all classes
+        root = found[1]
     children: list[int] = []
     level = [root]
     n_nodes = 1
@@ -132,26 +135,29 @@ def proposal(name: str, counts: np.ndarray) -> np.ndarray:
 
 def _group(
     members: Sequence[Any], places: dict[Any, int], counts: np.ndarray, seen: dict[int, None]
-) -> tuple[float, Any]:
-    """Frequency and tree of a group of labels and groups."""
+) -> tuple[float, Any] | None:
+    """Frequency and tree of a group of labels and groups; None if no class is among them."""
     if len(members) == 0:
         raise ValueError("tree of TreeSoftmax has an empty group.")
     found = []
     for member in members:
         if isinstance(member, (list, tuple)):
-            found.append(_group(member, places, counts, seen))
+            group = _group(member, places, counts, seen)
+            found += [] if group is None else [group]
             continue
         try:
-            c = places[member]
-        except (KeyError, TypeError):
+            c = places.get(member)
+        except TypeError:
             raise ValueError(
-                f"tree of TreeSoftmax has the class {describe(member)}, which y does not have."
+                f"tree of TreeSoftmax holds {describe(member)}; expected labels, and lists of them."
             ) from None
+        if c is None:
+            continue
         if c in seen:
             raise ValueError(f"tree of TreeSoftmax has the class {member!r} more than once.")
         seen[c] = None
         found.append((float(counts[c]), c))
-    return _huffman(found)
+    return _huffman(found) if found else None
 
 
 def _huffman(members: list[tuple[float, Any]]) -> tuple[float, Any]:

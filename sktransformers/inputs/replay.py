@@ -1,7 +1,7 @@
 """A bounded sample of all rows that ever came, about the same number of each stratum."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,28 +25,57 @@ class Reservoir:
         Their sample weights.
     keys : ndarray of shape (n_rows,)
         The smaller, the longer a row stays.
+    columns : list or None
+        What the columns of y stand for, if that may change.
     """
 
     rows: list[Any]
     y: np.ndarray
     weights: np.ndarray
     keys: np.ndarray
+    columns: list[Any] | None
 
     @classmethod
     def of(
-        cls, rows: Sequence[Any], y: np.ndarray, weights: np.ndarray, rng: np.random.Generator
+        cls,
+        rows: Sequence[Any],
+        y: np.ndarray,
+        weights: np.ndarray,
+        rng: np.random.Generator,
+        columns: list[Any] | None = None,
     ) -> "Reservoir":
         """All of some rows, with new keys."""
-        return cls(list(rows), y, weights, rng.random(len(rows)))
+        return cls(list(rows), y, weights, rng.random(len(rows)), columns)
+
+    def like(self, other: "Reservoir") -> "Reservoir":
+        """These rows with the columns of others: by what they stand for, and zero in new ones.
+
+        Raises
+        ------
+        ValueError
+            If the y of one is no matrix like the other's.
+        """
+        y, columns = np.asarray(self.y), other.columns
+        if self.columns is not None and columns is not None:
+            known = {label: place for place, label in enumerate(self.columns)}
+            order = np.array([known.get(label, -1) for label in columns])
+            y = y[:, order] * (order >= 0).astype(y.dtype)
+        if y.shape[1:] != other.y.shape[1:]:
+            raise ValueError(
+                f"replay: the rows that were kept and the new ones have a y of other forms, with "
+                f"{_width(y)} and {_width(other.y)} a row: pass replay=None to forget those."
+            )
+        y = y.view(type(other.y))
+        y.__array_finalize__(other.y)
+        return replace(self, y=y, columns=columns)
 
     def joined(self, new: "Reservoir") -> "Reservoir":
-        """These rows and others behind them."""
-        return Reservoir(
-            self.rows + new.rows,
-            stacked(self.y, new.y),
-            np.concatenate([self.weights, new.weights]),
-            np.concatenate([self.keys, new.keys]),
-        )
+        """These rows and others of the same columns behind them."""
+        y = np.concatenate([self.y, new.y]).view(type(self.y))
+        y.__array_finalize__(self.y)
+        weights = np.concatenate([self.weights, new.weights])
+        keys = np.concatenate([self.keys, new.keys])
+        return Reservoir(self.rows + new.rows, y, weights, keys, self.columns)
 
     def kept(self, strata: np.ndarray, size: int) -> "Reservoir":
         """At most so many of the rows, each stratum with the same number or all it has."""
@@ -64,7 +93,8 @@ class Reservoir:
     def take(self, places: np.ndarray) -> "Reservoir":
         """Some of the rows."""
         rows = [self.rows[int(i)] for i in places]
-        return Reservoir(rows, self.y[places], self.weights[places], self.keys[places])
+        y, weights, keys = self.y[places], self.weights[places], self.keys[places]
+        return Reservoir(rows, y, weights, keys, self.columns)
 
 
 def _level(sizes: np.ndarray, total: int) -> int:
@@ -78,9 +108,5 @@ def _level(sizes: np.ndarray, total: int) -> int:
     return total
 
 
-def stacked(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Targets of rows and of others behind them, in the class that knows their columns."""
-    joined = np.concatenate([np.asarray(first), np.asarray(second)]).view(type(second))
-    if hasattr(second, "__array_finalize__"):
-        joined.__array_finalize__(second)
-    return joined
+def _width(y: np.ndarray) -> str:
+    return f"{y.shape[1]} entries" if y.ndim == 2 else "one entry"

@@ -119,6 +119,11 @@ class SoftCoding(ClassCoding):
 
     order: np.ndarray
 
+    @property
+    def columns(self) -> list[Any]:
+        """The class of each column of y."""
+        return self.classes[np.argsort(self.order)].tolist()
+
     def encode(self, labels: np.ndarray, weights: np.ndarray, name: str) -> Targets:
         """Targets of a matrix of probabilities; its most probable class is a row's stratum."""
         proba = labels[:, self.order]
@@ -140,10 +145,18 @@ class Matrix(np.ndarray):
         None where y was no table.
     """
 
-    names: np.ndarray | None
+    names: Any
 
     def __array_finalize__(self, other: Any) -> None:
         self.names = getattr(other, "names", None)
+
+    def __reduce__(self) -> Any:  # NumPy's leaves out what is not in an array
+        rebuild, arguments, state = tuple(super().__reduce__())
+        return rebuild, arguments, (state, vars(self))
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state[0])
+        vars(self).update(state[1])
 
 
 class Indicator(Matrix):
@@ -190,6 +203,11 @@ class IndicatorCoding(_Labels):
     def attributes(self) -> dict[str, Any]:
         """Fitted attributes of the estimator."""
         return {**super().attributes, "threshold_": self.threshold, "_csr": self.csr}
+
+    @property
+    def columns(self) -> list[Any]:
+        """The label of each column of y."""
+        return self.classes.tolist()
 
     def encode(self, y: np.ndarray, weights: np.ndarray, name: str) -> Targets:
         """Targets of an indicator matrix; other labels than those of training are an error."""
@@ -280,28 +298,32 @@ def check_numbers(y: Any, n_samples: int, estimator_name: str, name: str = "y") 
         If y is None, of another length than X, or holds something that is no finite number.
     """
     _require(y, estimator_name)
+    if hasattr(y, "toarray"):  # scipy
+        y = y.toarray()
     if n_columns(y) in (None, 1):
         return _numbers(_one_a_row(y, n_samples, estimator_name, name), name)
     matrix, names = _as_matrix(y, n_samples, name)
     labels = range(matrix.shape[1]) if names is None else names.tolist()
     shown = [f"{name}[:, {x}]" if names is None else f"{name}[{x!r}]" for x in labels]
-    numbers = [_numbers(column, x) for column, x in zip(matrix.T, shown)]
+    advice = "Drop those rows; MultiTaskSequenceEstimator trains on what they do have."
+    numbers = [_numbers(column, x, advice) for column, x in zip(matrix.T, shown)]
     found = np.stack(numbers, axis=1).view(Matrix)
     found.names = names
     return found
 
 
-def _numbers(given: np.ndarray, name: str) -> np.ndarray:
+def _numbers(given: np.ndarray, name: str, advice: str = "Drop those rows.") -> np.ndarray:
     """One-dimensional y as finite numbers in float64."""
     if given.dtype.kind not in "biuf":
-        for i, value in enumerate(given.tolist()):
+        # tolist makes int of nanoseconds.
+        for i, value in enumerate(given if given.dtype.kind in "mM" else given.tolist()):
             if not isinstance(value, (Real, Decimal)) and not is_missing(value):
                 raise ValueError(
                     f"{name}[{i}] is {describe(value)}; a regressor expects numbers in {name}."
                 )
-    _check_entries(given, name)
+    _check_entries(given, name, advice)
     numbers = given.astype(np.float64)
-    _check_entries(numbers, name)
+    _check_entries(numbers, name, advice)
     return numbers
 
 
@@ -549,8 +571,7 @@ def _as_matrix(y: Any, n_samples: int, name: str) -> tuple[np.ndarray, np.ndarra
             if len(row) != len(y[0]):
                 raise ValueError(
                     f"{name}[{i}] has {len(row)} entries and {name}[0] {len(y[0])}; expected a "
-                    f"matrix with a column for each label. MultiLabelBinarizer of scikit-learn "
-                    f"makes one of lists of labels."
+                    f"matrix. Of lists of labels, MultiLabelBinarizer of scikit-learn makes one."
                 )
     matrix = np.asarray(y)
     if len(matrix) != n_samples:
@@ -590,6 +611,8 @@ def _some(labels: Iterable[Any]) -> str:
 def _one_a_row(y: Any, n_samples: int, estimator_name: str, name: str) -> np.ndarray:
     """y as a one-dimensional array of n_samples entries, which are not looked at."""
     _require(y, estimator_name)
+    if hasattr(y, "column_names") and y.num_columns == 1:  # pyarrow
+        y = y.column(0)
     if hasattr(y, "to_pylist"):
         y = y.to_pylist()
     given = _to_array(y, name)
@@ -621,7 +644,7 @@ def _mixed(labels: np.ndarray) -> bool:
     return len({isinstance(v, str) for v in labels}) > 1
 
 
-def _check_entries(labels: np.ndarray, name: str) -> None:
+def _check_entries(labels: np.ndarray, name: str, advice: str = "Drop those rows.") -> None:
     if labels.dtype.kind == "O":
         missing = np.array([is_missing(v) for v in labels], dtype=bool)
     elif labels.dtype.kind == "f":
@@ -637,7 +660,7 @@ def _check_entries(labels: np.ndarray, name: str) -> None:
         first = int(np.flatnonzero(missing)[0])
         raise ValueError(
             f"Input {name} contains NaN: {name}[{first}] is missing ({labels.tolist()[first]!r}), "
-            f"{int(missing.sum())} of {len(labels)} labels are. Drop those rows."
+            f"{int(missing.sum())} of {len(labels)} are. {advice}"
         )
     if labels.dtype.kind == "O" and _mixed(labels):
         strings = [isinstance(v, str) for v in labels]

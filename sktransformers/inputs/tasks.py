@@ -11,7 +11,7 @@ import numpy as np
 
 from sktransformers.inputs.encoding import users_level
 from sktransformers.inputs.pairs import as_pairs
-from sktransformers.inputs.targets import NumberCoding, Targets, weight_of
+from sktransformers.inputs.targets import Matrix, NumberCoding, Targets, weight_of
 from sktransformers.inputs.validation import as_rows, as_texts, describe, is_missing
 from sktransformers.inputs.words import as_list
 
@@ -43,7 +43,7 @@ def n_texts(rows: Sequence[Any]) -> int:
     return 1 if isinstance(rows[0], str) else 2
 
 
-class TaskTable(np.ndarray):
+class TaskTable(Matrix):
     """Entries of several tasks (object), None where one is missing.
 
     Parameters
@@ -52,19 +52,22 @@ class TaskTable(np.ndarray):
         Names of the columns; None where y was no table.
     kinds : list of {"classification", "regression"}
         What each column is for.
+    asked : list
+        The same as far as the user said so, else None.
     n_texts : int
         Texts of each row of X.
     like : DataFrame or None
         The table of pandas or polars that y was, without its rows.
     """
 
-    names: list[Any] | None
     kinds: list[str]
+    asked: list[str | None]
     n_texts: int
     like: Any
 
     def __array_finalize__(self, other: Any) -> None:
-        for name in ("names", "kinds", "n_texts", "like"):
+        super().__array_finalize__(other)
+        for name in ("kinds", "asked", "n_texts", "like"):
             setattr(self, name, getattr(other, name, None))
 
     @property
@@ -74,7 +77,12 @@ class TaskTable(np.ndarray):
 
 
 def check_tasks(
-    y: Any, rows: Sequence[Any], kinds: Any, estimator_name: str, name: str = "y"
+    y: Any,
+    rows: Sequence[Any],
+    kinds: Any,
+    estimator_name: str,
+    name: str = "y",
+    trained: "Sequence[Task] | None" = None,
 ) -> TaskTable:
     """y as a table of labels and numbers, whose missing entries are None.
 
@@ -91,6 +99,8 @@ def check_tasks(
         For the message when y is missing altogether.
     name : str, default="y"
         What messages call y.
+    trained : sequence of Task, default=None
+        The tasks of a model, if y is to have them; kinds is not read.
 
     Raises
     ------
@@ -113,8 +123,13 @@ def check_tasks(
             f"{len(rows)} rows, {name} has {len(columns[0])}."
         )
     table = np.empty((len(rows), len(columns)), dtype=object).view(TaskTable)
-    asked = by_column(kinds, list(range(len(columns))) if names is None else names, "tasks")
-    table.kinds = []
+    table.names, table.n_texts = names, n_texts(rows)
+    if trained is not None:
+        check_columns(table, trained, name)
+        asked: list[Any] = [task.kind for task in trained]
+    else:
+        asked = by_column(kinds, _labels(table), "tasks", name)
+    table.kinds, table.asked = [], asked
     for j, column in enumerate(columns):
         where = _where(name, names, j)
         if asked[j] not in (None, CLASSES, NUMBERS):
@@ -124,12 +139,17 @@ def check_tasks(
         entries, kind = _read(column, asked[j], categorical[j], where)
         table[:, j] = entries
         table.kinds.append(kind)
-    table.names, table.n_texts = names, n_texts(rows)
-    table.like = y.head(0) if hasattr(y, "head") else None
+    table.like = _empty(y) if hasattr(y, "head") else None
     return table
 
 
-def by_column(given: Any, labels: list[Any], parameter: str) -> list[Any]:
+def _empty(table: Any) -> Any:
+    """The columns of a table without its rows; of pandas' a view would keep them."""
+    head = table.head(0)
+    return head.copy() if hasattr(head, "copy") else head
+
+
+def by_column(given: Any, labels: list[Any], parameter: str, name: str = "y") -> list[Any]:
     """What a dict by name or number, or a list, says of each column; None where it does not.
 
     Raises
@@ -144,8 +164,8 @@ def by_column(given: Any, labels: list[Any], parameter: str) -> list[Any]:
         for label, value in given.items():
             if label not in labels:
                 raise ValueError(
-                    f"{parameter} names the column {label!r}, which y does not have; its columns "
-                    f"are {labels}."
+                    f"{parameter} names the column {label!r}, which {name} does not have; its "
+                    f"columns are {labels}."
                 )
             found[labels.index(label)] = value
         return found
@@ -375,15 +395,12 @@ class TaskCoding:
             If a column has no entry or one class only, or task_weights are no weights of them.
         """
         if earlier is None:
-            labels = range(y.shape[1]) if y.names is None else y.names
-            made = (
-                _task(label, y[:, j], y.kinds[j], weights, _where("y", y.names, j))
-                for j, label in enumerate(labels)
-            )
+            made = (_task(label, y, j, weights) for j, label in enumerate(_labels(y)))
             tasks, like = tuple(made), y.like
         else:
             tasks, like = tasks_of(earlier), earlier._y_like
             check_columns(y, tasks, "y")
+            _check_kept(y, tasks)
         in_sum = weights @ y.present
         factors = _factors(task_weights, y, in_sum)
         total = factors @ in_sum
@@ -428,13 +445,14 @@ def tasks_of(fitted: Any) -> tuple[Task, ...]:
     return tuple(Task(*column) for column in zip(*columns))
 
 
-def _task(label: Any, column: np.ndarray, kind: str, weights: np.ndarray, where: str) -> Task:
+def _task(label: Any, y: TaskTable, j: int, weights: np.ndarray) -> Task:
     """The task of a training column."""
+    column, where = y[:, j], _where("y", y.names, j)
     rows = [i for i, value in enumerate(column.tolist()) if value is not None]
     if not rows:
         raise ValueError(f"{where} has no entry: there is nothing to learn from. Drop the column.")
     values = np.array([column[i] for i in rows])
-    if kind == NUMBERS:
+    if y.kinds[j] == NUMBERS:
         coding = NumberCoding.of(values, weights[rows])
         return Task(label, None, coding.mean, coding.scale)
     classes = np.unique(values)
@@ -442,13 +460,30 @@ def _task(label: Any, column: np.ndarray, kind: str, weights: np.ndarray, where:
         raise ValueError(
             f"A task needs at least two classes; {where} has 1 class: {classes.tolist()[0]!r}."
         )
-    if values.dtype.kind in "iuf" and len(classes) > max(20, 0.5 * len(values)):
+    many = values.dtype.kind in "iuf" and len(classes) > max(20, 0.5 * len(values))
+    if many and y.asked[j] is None:
         warnings.warn(
             f"{where} has {len(classes)} whole numbers among {len(values)} entries, which are "
             f"read as classes. If they are numbers, pass tasks={{{label!r}: {NUMBERS!r}}}.",
             stacklevel=users_level(),
         )
     return Task(label, classes)
+
+
+def _labels(y: TaskTable) -> list[Any]:
+    """Names of the columns, or their numbers."""
+    return list(range(y.shape[1])) if y.names is None else y.names
+
+
+def _check_kept(y: TaskTable, tasks: Sequence[Task]) -> None:
+    """Refuse a parameter that says something else of a column than training did."""
+    for j, (asked, task) in enumerate(zip(y.asked, tasks)):
+        if asked not in (None, task.kind):
+            raise ValueError(
+                f"tasks says {asked!r} for {_where('y', y.names, j)}, but the fitted model, from "
+                f"which warm_start or partial_fit goes on, has it for {task.kind}. Fit anew with "
+                f"warm_start=False."
+            )
 
 
 def check_columns(y: TaskTable, tasks: Sequence[Task], name: str) -> None:
@@ -469,7 +504,7 @@ def _factors(task_weights: Any, y: TaskTable, in_sum: np.ndarray) -> np.ndarray:
         there = in_sum > 0
         factors[there] = in_sum.sum() / (there.sum() * in_sum[there])
         return factors
-    labels = list(range(y.shape[1])) if y.names is None else y.names
+    labels = _labels(y)
     for j, value in enumerate(by_column(task_weights, labels, "task_weights")):
         if value is not None:
             factors[j] = weight_of(value, labels[j], "task_weights")

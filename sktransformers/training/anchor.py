@@ -35,7 +35,9 @@ class StayNear(Callback):
         if moved:
             gradients = [p.grad for p in moved]
             starts = [self.start_[p] for p in moved]
-            torch._foreach_add_(gradients, torch._foreach_sub(moved, starts), alpha=self.weight)
+            torch._foreach_add_(
+                gradients, torch._foreach_sub(moved, starts), alpha=float(self.weight)
+            )
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         del self.start_

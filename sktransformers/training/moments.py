@@ -23,8 +23,8 @@ class Moments:
 
     Parameters
     ----------
-    kind : str
-        Class of the optimizer; no other can read it.
+    kind : tuple
+        Class of the optimizer, and what else its state depends on; no other can read it.
     tensors : dict of str to dict
         State of each parameter, by its name.
     shapes : dict of str to tuple
@@ -35,7 +35,7 @@ class Moments:
         Token ids that its rows stood for.
     """
 
-    kind: str
+    kind: tuple[Any, ...]
     tensors: dict[str, dict[str, Any]]
     shapes: dict[str, tuple[int, ...]]
     table: str | None = None
@@ -51,7 +51,7 @@ class Moments:
             if parameter in names and state
         }
         shapes = {names[p]: tuple(p.shape) for p in net.optimizer_.state if p in names}
-        moments = cls(type(net.optimizer_).__name__, tensors, shapes)
+        moments = cls(_kind(net.optimizer_), tensors, shapes)
         for name, module in net.module_.named_modules():
             if isinstance(module, CompactEmbedding):
                 ids = module._table.ids.cpu().numpy()
@@ -87,7 +87,7 @@ class Moments:
     def load_into(self, net: Any) -> None:
         """Let the optimizer of a net begin with this state, where it still fits."""
         optimizer = net.optimizer_
-        if type(optimizer).__name__ != self.kind:
+        if _kind(optimizer) != self.kind:
             return
         tables = {
             f"{name}.weight": module
@@ -133,6 +133,13 @@ class GoOn(Callback):
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         self.moments.load_into(net)
         del self.moments  # the optimizer has it
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
+    """What a state is of: torch's optimizers read some entries with some options only."""
+    options = optimizer.defaults
+    used = [name for name in ("amsgrad", "centered", "momentum") if options.get(name)]
+    return type(optimizer).__name__, *used
 
 
 def _is_array(value: Any) -> bool:
