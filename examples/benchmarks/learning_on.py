@@ -65,6 +65,7 @@ def main():
     parser.add_argument("--test-rows", type=int, default=500)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--remedies", nargs="+", choices=list(REMEDIES), default=list(REMEDIES))
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     print(
@@ -81,7 +82,7 @@ def main():
         )
         everything = TransformerSequenceClassifier(args.backbone, random_state=seed)
         everything.fit(X + X_new, y + y_new)
-        for name in ("first task alone", "both at once", *REMEDIES):
+        for name in ("first task alone", "both at once", *args.remedies):
             if name == "both at once":
                 clf = everything
             else:
