@@ -96,6 +96,10 @@ replay : int, Replay or None, default=None
     Earlier training rows that are kept in memory, and are trained with the new ones by
     ``partial_fit`` and by a further ``fit`` with ``warm_start=True``, against forgetting. An int
     is their number; ``Replay`` holds options. They are left out of pickles unless it says so.
+memory : str, path, joblib.Memory, Cache or None, default=None
+    Folder in which the outputs of frozen parts of the backbone are kept for later fits, folds and
+    candidates of a search, and the states that a halving search over ``max_epochs`` goes on from.
+    None keeps the former in memory during ``fit``. `Cache` holds options.
 callbacks : list of skorch callbacks, default=None
     Copied and run after the package's own.
 device : str or torch.device, default="auto"

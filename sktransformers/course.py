@@ -9,7 +9,7 @@ import torch
 from sklearn.utils import _safe_indexing
 
 from sktransformers.inputs.targets import Targets
-from sktransformers.specs import Backbone
+from sktransformers.specs import Backbone, Cache
 from sktransformers.training.moments import Moments
 
 
@@ -23,6 +23,7 @@ class Options:
     loss: Any
     optimizer: Any
     schedule: Any
+    cache: Cache
     device: torch.device
     precision: torch.dtype | None
     seed: int

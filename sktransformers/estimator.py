@@ -45,6 +45,7 @@ from sktransformers.specs import (
     Spec,
     TorchOptimizer,
     Windows,
+    as_cache,
     named,
 )
 from sktransformers.training import loading, optimizers, runtime, schedules
@@ -133,6 +134,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
         "warm_start": ["boolean"],
         "replay": [Interval(Integral, 1, None, closed="left"), Replay, None],
+        "memory": "no_validation",
         "callbacks": [list, tuple, None],
         "device": "no_validation",
         "precision": [StrOptions({"auto", "fp32", "bf16", "fp16"})],
@@ -319,8 +321,10 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         head, loss = self._head(), self._loss()
         optimizer, schedule = named(self.optimizer, OPTIMIZERS), named(self.schedule, SCHEDULES)
         windows = None if self.long_text == "truncate" else named(self.long_text, WINDOWS)
+        cache = as_cache(self.memory)
+        cache._folder()
         specs = (backbone, self.finetune, head, loss, optimizer, schedule, windows, self.replay)
-        for spec in specs:
+        for spec in (*specs, cache):
             if isinstance(spec, Spec):
                 spec._validate_params()
         if isinstance(head, NativeHead):
@@ -332,7 +336,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         precision = runtime.resolve_precision(self.precision, device, training=True)
         seed = runtime.resolve_seed(self.random_state)
         return Options(
-            backbone, self.finetune, head, loss, optimizer, schedule, device, precision, seed
+            backbone, self.finetune, head, loss, optimizer, schedule, cache, device, precision, seed
         )
 
     def _check_native(self, windows: Any) -> None:

@@ -174,6 +174,7 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
         scoring="loss",
         warm_start=False,
         replay=None,
+        memory=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -206,6 +207,7 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
         self.scoring = scoring
         self.warm_start = warm_start
         self.replay = replay
+        self.memory = memory
         self.callbacks = callbacks
         self.device = device
         self.precision = precision

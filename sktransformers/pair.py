@@ -225,6 +225,7 @@ class PairClassifier(LabelOutputs, PairEstimator):
         scoring="loss",
         warm_start=False,
         replay=None,
+        memory=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -260,6 +261,7 @@ class PairClassifier(LabelOutputs, PairEstimator):
         self.scoring = scoring
         self.warm_start = warm_start
         self.replay = replay
+        self.memory = memory
         self.callbacks = callbacks
         self.device = device
         self.precision = precision
@@ -369,6 +371,7 @@ class PairRegressor(NumberOutputs, PairEstimator):
         scoring="loss",
         warm_start=False,
         replay=None,
+        memory=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -402,6 +405,7 @@ class PairRegressor(NumberOutputs, PairEstimator):
         self.scoring = scoring
         self.warm_start = warm_start
         self.replay = replay
+        self.memory = memory
         self.callbacks = callbacks
         self.device = device
         self.precision = precision

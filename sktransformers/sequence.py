@@ -137,6 +137,7 @@ class TransformerSequenceClassifier(LabelOutputs, SequenceEstimator):
         scoring="loss",
         warm_start=False,
         replay=None,
+        memory=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -170,6 +171,7 @@ class TransformerSequenceClassifier(LabelOutputs, SequenceEstimator):
         self.scoring = scoring
         self.warm_start = warm_start
         self.replay = replay
+        self.memory = memory
         self.callbacks = callbacks
         self.device = device
         self.precision = precision
@@ -263,6 +265,7 @@ class TransformerSequenceRegressor(NumberOutputs, SequenceEstimator):
         scoring="loss",
         warm_start=False,
         replay=None,
+        memory=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -294,6 +297,7 @@ class TransformerSequenceRegressor(NumberOutputs, SequenceEstimator):
         self.scoring = scoring
         self.warm_start = warm_start
         self.replay = replay
+        self.memory = memory
         self.callbacks = callbacks
         self.device = device
         self.precision = precision

@@ -209,6 +209,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
         scoring="loss",
         warm_start=False,
         replay=None,
+        memory=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -244,6 +245,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
         self.scoring = scoring
         self.warm_start = warm_start
         self.replay = replay
+        self.memory = memory
         self.callbacks = callbacks
         self.device = device
         self.precision = precision

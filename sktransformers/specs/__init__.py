@@ -6,6 +6,7 @@ or ``clf__head__dropout``. They hold parameters; ``fit`` checks them.
 """
 
 from sktransformers.specs.backbone import DEFAULT_BACKBONE, Backbone
+from sktransformers.specs.cache import Cache, as_cache
 from sktransformers.specs.heads import CRF, Linear, MLPHead, NativeHead
 from sktransformers.specs.losses import (
     AdaptiveSoftmax,
@@ -64,6 +65,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "BitFit",
     "CRF",
+    "Cache",
     "Constant",
     "Cosine",
     "CrossEntropy",
@@ -93,6 +95,7 @@ __all__ = [
     "TreeSoftmax",
     "WarmupStableDecay",
     "Windows",
+    "as_cache",
     "named",
 ]
 

@@ -41,6 +41,19 @@ class Backbone(Spec):
         embedding that occur in the training texts. The fitted weights are the same; memory and
         time of a step are less. Nothing is changed where most rows occur, where the embedding
         is frozen or shared with an output, or with optimizers that would move other rows too.
+    keep_weights : bool, default=True
+        Whether the pretrained weights stay in memory after they were read, for the next ``fit`` of
+        this process. Those of one backbone are kept, the last one.
+    skip_unread : bool, default=True
+        Whether the last block is computed only where pooling reads it, as far as a token's
+        vector does not depend on the others: for the pooling of one token, ``"cls"`` or
+        ``"last"``. The result is the same.
+    gradient_checkpointing : bool, default=False
+        Whether training forgets what is between the blocks and computes it again for the
+        gradients: less memory, about a third more time, the same result.
+    compile : bool, default=False
+        Whether ``torch.compile`` compiles the blocks for training, which takes a minute and a C++
+        compiler. On a CPU it has brought nothing in our measurements.
 
     Examples
     --------
@@ -60,6 +73,10 @@ class Backbone(Spec):
         "pretrained": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left"), None],
         "compact_vocabulary": ["boolean"],
+        "keep_weights": ["boolean"],
+        "skip_unread": ["boolean"],
+        "gradient_checkpointing": ["boolean"],
+        "compile": ["boolean"],
     }
 
     def __init__(
@@ -75,6 +92,10 @@ class Backbone(Spec):
         pretrained=True,
         dropout=None,
         compact_vocabulary=True,
+        keep_weights=True,
+        skip_unread=True,
+        gradient_checkpointing=False,
+        compile=False,
     ):
         self.name = name
         self.tokenizer = tokenizer
@@ -86,3 +107,7 @@ class Backbone(Spec):
         self.pretrained = pretrained
         self.dropout = dropout
         self.compact_vocabulary = compact_vocabulary
+        self.keep_weights = keep_weights
+        self.skip_unread = skip_unread
+        self.gradient_checkpointing = gradient_checkpointing
+        self.compile = compile
