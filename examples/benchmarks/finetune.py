@@ -1,131 +1,110 @@
-"""Seconds, tokens a second and accuracy of fine-tuning: ours and transformers.Trainer.
+"""Full fine-tuning: ours and transformers.Trainer with the same recipe.
 
-    python examples/benchmarks/finetune.py --rows 2000 --seeds 0 1 2
+    python examples/benchmarks/finetune.py DATA --sets trec6 ag_news sms_spam --batch-sizes 16 32
+    python examples/benchmarks/finetune.py --shape xlmr-base --rows 96 --epochs 1 --batch-sizes 16
 
-Contestants run in turn, once a seed, on the same rows with the same epochs, batch size,
-learning rate and schedule; the ratios are of medians. The data are docstring sentences
-(`sktransformers.datasets.load_docstrings`), or ``--train`` and ``--test`` files of JSON
-lines with the fields ``text`` and ``label``. Needs the extras ``offline`` and ``bench``.
+DATA holds a directory a set with ``train.jsonl`` and ``test.jsonl``, one JSON object a line with
+``text`` and ``label``; the set ``docstrings`` (`sktransformers.datasets.load_docstrings`) needs no
+DATA. Contestants take turns on the same rows with the same epochs, batch size, learning rate,
+schedule and precision, each with a random head; the seed of a repetition draws the rows. With
+``--shape`` the backbone has random weights and the texts are made up. Ours includes loading the
+backbone, the Trainer's seconds do not. Needs the extras ``offline`` and ``bench``.
 """
 
-import argparse
-import json
-import platform
-import statistics
+import tempfile
 import time
-import warnings
-from datetime import date
 
-import numpy as np
+import contest
 import peers
-import torch
-from sklearn.model_selection import train_test_split
+import shapes
 
 from sktransformers import AdamW, Backbone, TransformerSequenceClassifier
-from sktransformers.datasets import load_docstrings
-from sktransformers.inputs.encoding import TextEncoder
-from sktransformers.training import loading
 
 
-def read_rows(args, seed):
-    """Rows of one seed; the test rows are the same for all."""
-    if args.train:
-        (X, y), (X_test, y_test) = (read_lines(path) for path in (args.train, args.test))
-        order = np.random.default_rng(seed).permutation(len(X))[: args.rows]
-        X, y = [X[i] for i in order], [y[i] for i in order]
-        return peers.Rows(X, y, X_test[: args.test_rows], y_test[: args.test_rows])
-    bunch = load_docstrings()
-    X, X_test, y, y_test = train_test_split(
-        bunch.data, list(bunch.target), test_size=args.test_rows, stratify=bunch.target,
-        random_state=0,
-    )  # fmt: skip
-    order = np.random.default_rng(seed).permutation(len(X))[: args.rows]
-    return peers.Rows([X[i] for i in order], [y[i] for i in order], X_test, y_test)
-
-
-def read_lines(path):
-    """Texts and labels of a file of JSON lines."""
-    with open(path, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    return [row["text"] for row in rows], [row["label"] for row in rows]
-
-
-def ours(rows, args, seed, head_init):
+def ours(rows, backbone, args, batch_size, seed, **params):
     """The estimator, with the Trainer's one learning rate for backbone and head."""
     clf = TransformerSequenceClassifier(
-        backbone=args.backbone,
-        head_init=head_init,
+        backbone=backbone,
         lr=args.lr,
         optimizer=AdamW(head_lr=args.lr),
         max_epochs=args.epochs,
-        batch_size=args.batch_size,
+        batch_size=batch_size,
         max_length=256,
+        device=args.device,
         random_state=seed,
+        **{"head_init": "random", **params},
     )
     begin = time.perf_counter()
     clf.fit(rows.X, rows.y)
-    seconds = time.perf_counter() - begin
-    encoder = TextEncoder(clf.tokenizer_, clf.max_length_)
-    tokens = args.epochs * len(encoder.encode(rows.X).encoded.sequences.flat)
-    return peers.Run(seconds, clf.score(rows.X_test, rows.y_test), tokens / seconds)
+    return time.perf_counter() - begin, clf.score(rows.X_test, rows.y_test)
+
+
+def theirs(rows, folder, args, batch_size, seed, **arguments):
+    """The Trainer."""
+    run = peers.trainer(
+        rows, folder, lr=args.lr, epochs=args.epochs, batch_size=batch_size, seed=seed, **arguments
+    )
+    return run.fit_seconds, run.score
+
+
+def contestants(read, backbone, folder, args, batch_size):
+    """Functions of a seed, by name."""
+    grouped = {"train_sampling_strategy": "group_by_length"}
+    found = {
+        "ours": lambda s: ours(read(s), backbone, args, batch_size, s),
+        "ours, fp32": lambda s: ours(read(s), backbone, args, batch_size, s, precision="fp32"),
+        "Trainer": lambda s: theirs(read(s), folder, args, batch_size, s),
+        "Trainer, grouped": lambda s: theirs(read(s), folder, args, batch_size, s, **grouped),
+        "Trainer, grouped, bf16": lambda s: theirs(
+            read(s), folder, args, batch_size, s, **grouped, bf16=True
+        ),
+    }
+    if not args.shape:
+        found["ours, probe start"] = lambda s: ours(
+            read(s), backbone, args, batch_size, s, head_init="probe"
+        )
+    return {name: run for name, run in found.items() if name not in args.without}
 
 
 def main():
-    """Run all contestants in turn and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default=Backbone().name)
-    parser.add_argument("--train")
-    parser.add_argument("--test")
-    parser.add_argument("--rows", type=int, default=2000)
+    """Run all contests."""
+    parser = contest.parser(__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="?")
+    parser.add_argument("--sets", nargs="+", default=["docstrings"])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32])
+    parser.add_argument("--shape", choices=list(shapes.CONFIGS))
+    parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--test-rows", type=int, default=500)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--without", nargs="*", default=[], help="contestants to leave out")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    directory = loading.locate(args.backbone, Backbone()).name
-    recipe = {"lr": args.lr, "epochs": args.epochs, "batch_size": args.batch_size}
-    grouped = {"train_sampling_strategy": "group_by_length"}
-    contestants = {
-        "ours, random head": lambda r, s: ours(r, args, s, "random"),
-        "ours, probe start": lambda r, s: ours(r, args, s, "probe"),
-        "Trainer": lambda r, s: peers.trainer(r, directory, seed=s, **recipe),
-        "Trainer, grouped": lambda r, s: peers.trainer(r, directory, seed=s, **recipe, **grouped),
-        "Trainer, grouped, bf16": lambda r, s: peers.trainer(
-            r, directory, seed=s, **recipe, **grouped, bf16=True
-        ),
-    }
-    runs = {name: [] for name in contestants}
-    # A first short run of each warms caches and allocators and is thrown away.
-    warm = read_rows(args, 0)
-    warm = peers.Rows(warm.X[:64], warm.y[:64], warm.X_test[:8], warm.y_test[:8])
-    for contestant in contestants.values():
-        contestant(warm, 0)
-    for seed in args.seeds:
-        rows = read_rows(args, seed)
-        for name, contestant in contestants.items():
-            runs[name].append(contestant(rows, seed))
-    print(
-        f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}; {args.rows} rows, {args.epochs} epochs, batch "
-        f"{args.batch_size}, lr {args.lr}, seeds {args.seeds}"
-    )
-    print(f"{'':24} {'seconds (min-max)':>22} {'tokens/s':>9} {'accuracy (min-max)':>24}")
-    medians = {}
-    for name, results in runs.items():
-        seconds = [run.fit_seconds for run in results]
-        accuracy = [run.score for run in results]
-        medians[name] = statistics.median(seconds)
-        speed = statistics.median(run.tokens_per_second for run in results)
-        print(
-            f"{name:24} {medians[name]:8.1f} ({min(seconds):5.1f}-{max(seconds):5.1f}) "
-            f"{speed:9.0f} {np.mean(accuracy):10.3f} "
-            f"({min(accuracy):.3f}-{max(accuracy):.3f})"
-        )
-    base = medians["ours, random head"]
-    for name in list(contestants)[1:]:
-        print(f"{name} / ours, random head: {medians[name] / base:.2f}")
+    contest.quiet()
+    contest.header(args)
+    found = []
+    for name in [args.shape] if args.shape else args.sets:
+        with tempfile.TemporaryDirectory() as temporary:
+            backbone = shapes.make(args.shape, temporary) if args.shape else Backbone().name
+
+            def read(seed, n=args.rows, n_test=args.test_rows, name=name):
+                if args.shape:
+                    size = shapes.CONFIGS[args.shape]().vocab_size
+                    return shapes.rows(n, n_test, size, (8, 32), seed)
+                return contest.read(args.data, name, n, n_test, seed)
+
+            for batch_size in args.batch_sizes:
+                title = f"{name}, batch {batch_size}, {args.rows} rows, {args.epochs} epochs"
+                runners = contestants(read, backbone, contest.directory(backbone), args, batch_size)
+                for run in contestants(
+                    lambda s, read=read: read(s, 64, 8),
+                    backbone,
+                    contest.directory(backbone),
+                    args,
+                    batch_size,
+                ).values():
+                    run(0)  # a short run of each is thrown away
+                found.append(contest.compete(title, runners, args.repeats, warm_up=False))
+    contest.save(args.out, f"finetune_{args.shape or 'sets'}", found, vars(args))
 
 
 if __name__ == "__main__":

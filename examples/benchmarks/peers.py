@@ -113,11 +113,22 @@ def embeddings(rows: Rows, backbone: str) -> Run:
 
 
 def trainer(
-    rows: Rows, backbone: str, *, lr, epochs, batch_size, seed, max_length=256, **arguments
+    rows: Rows,
+    backbone: str,
+    *,
+    lr,
+    epochs,
+    batch_size,
+    seed,
+    max_length=256,
+    trained_blocks=None,
+    weight_decay=0.01,
+    **arguments,
 ) -> Run:
     """transformers.Trainer with its own head, linear schedule and 10 % warm-up.
 
-    A word has the tag of its first piece. Words behind max_length tokens are tagged O.
+    A word has the tag of its first piece. Words behind max_length tokens are tagged O. With
+    trained_blocks only the head and so many of the top blocks are trained.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -135,6 +146,11 @@ def trainer(
         "numbers": lambda: [None],
     }[rows.task]()
     model = family.from_pretrained(backbone, num_labels=len(names))
+    if trained_blocks is not None:
+        model.base_model.requires_grad_(False)
+        blocks = model.base_model.encoder.layer
+        for block in blocks[len(blocks) - trained_blocks :]:
+            block.requires_grad_(True)
 
     def encode(X, y=None):
         """Rows for the Trainer, and for words the positions of their first pieces."""
@@ -171,7 +187,7 @@ def trainer(
                 per_device_eval_batch_size=64,
                 learning_rate=lr,
                 warmup_steps=max(1, steps // 10),
-                weight_decay=0.01,
+                weight_decay=weight_decay,
                 seed=seed,
                 use_cpu=not torch.cuda.is_available(),
                 report_to=[],

@@ -1,31 +1,27 @@
 """Speed and memory of predict_proba on many short texts, beside transformers.pipeline.
 
-    python examples/benchmarks/predict.py --texts 20000
+    python examples/benchmarks/predict.py --texts 10000
 
-Both predict with the same backbone, fine-tuned for one step: ours as it is, the pipeline
-with a model of the backbone's own classification class. They run in turn; ratios are of
-medians. Memory is how far the resident set rises during ``predict_proba``, watched every
-5 ms, each size in a process of its own. Needs the extras ``offline`` and ``bench``.
+All predict with the same backbone, fine-tuned for one step: ours as it is, in bf16 and with the
+backends of ``accelerate``, the pipeline with a model of the backbone's own classification class and
+``batch_size=32``. They run in turn; ratios are of medians. Memory is how far the resident set rises
+during ``predict_proba``, watched every 5 ms, each size in a process of its own. Needs the extras
+``offline`` and ``bench``.
 """
 
-import argparse
-import platform
-import statistics
+import copy
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import warnings
-from datetime import date
 
+import contest
 import psutil
-import torch
 import transformers
 
 from sktransformers import Backbone, TransformerSequenceClassifier
 from sktransformers.datasets import load_docstrings
-from sktransformers.training import loading
 
 
 def short_texts(n):
@@ -60,50 +56,57 @@ def measure_memory(backbone, n):
     print((peak - before) / 2**20)
 
 
+def accelerated(clf, backend):
+    """The estimator with another backend, and the seconds that took, first prediction included."""
+    begin = time.perf_counter()
+    found = clf.accelerate(backend)
+    found.predict_proba(short_texts(500))
+    print(f"accelerate({backend!r}): {time.perf_counter() - begin:.1f} s", flush=True)
+    return found
+
+
 def main():
-    """Time both in turn, then measure memory."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Time all in turn, then measure memory."""
+    parser = contest.parser(__doc__.splitlines()[0])
     parser.add_argument("--backbone", default=Backbone().name)
-    parser.add_argument("--texts", type=int, default=20_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=10_000)
+    parser.add_argument("--backends", nargs="*", default=["int8", "onnx", "onnx-int8", "compile"])
     parser.add_argument("--memory-of", type=int, help="internal: one size, this process")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    contest.quiet()
     if args.memory_of:
         measure_memory(args.backbone, args.memory_of)
         return
 
+    contest.header(args)
     clf, texts = fitted(args.backbone), short_texts(args.texts)
-    source = loading.locate(args.backbone, Backbone()).name
+    source = contest.directory(args.backbone)
     with tempfile.TemporaryDirectory() as directory:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(source)
         model.save_pretrained(directory)
         transformers.AutoTokenizer.from_pretrained(source).save_pretrained(directory)
-        pipe = transformers.pipeline("text-classification", model=directory, batch_size=32)
-    contestants = {
-        "ours": lambda: clf.predict_proba(texts),
-        "pipeline": lambda: pipe(texts, truncation=True, top_k=None),
-    }
-    seconds = {name: [] for name in contestants}
-    for _ in range(args.repeats):
-        for name, predict in contestants.items():
-            begin = time.perf_counter()
-            predict()
-            seconds[name].append(time.perf_counter() - begin)
-    print(
-        f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}; {args.texts} texts, {args.repeats} times"
+        pipe = transformers.pipeline(
+            "text-classification", model=directory, batch_size=32, device=args.device
+        )
+    estimators = {"ours": clf, "ours, bf16": copy.copy(clf).set_params(precision="bf16")}
+    estimators |= {f"ours, {name}": accelerated(clf, name) for name in args.backends}
+
+    def ours(estimator):
+        return lambda seed: (contest.seconds_of(lambda: estimator.predict_proba(texts))[0], None)
+
+    contestants = {name: ours(estimator) for name, estimator in estimators.items()}
+    contestants["pipeline"] = lambda seed: (
+        contest.seconds_of(lambda: pipe(texts, truncation=True, top_k=None))[0],
+        None,
     )
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, values in seconds.items():
-        print(f"{name:10} {medians[name]:7.1f} s ({min(values):.1f}-{max(values):.1f})")
-    print(f"pipeline / ours: {medians['pipeline'] / medians['ours']:.2f}")
-    for n in (args.texts // 10, args.texts, 2 * args.texts):
+    found = [contest.compete(f"{args.texts} short texts", contestants, args.repeats)]
+    memory = {}
+    for n in (args.texts // 10, args.texts, 2 * args.texts, 4 * args.texts):
         command = [sys.executable, __file__, "--backbone", args.backbone, "--memory-of", str(n)]
         grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        print(f"peak memory during predict_proba of {n} texts: +{float(grown):.1f} MB")
+        memory[n] = round(float(grown), 1)
+        print(f"peak memory during predict_proba of {n} texts: +{memory[n]} MB", flush=True)
+    contest.save(args.out, "predict", found, vars(args), memory_mb=memory)
 
 
 if __name__ == "__main__":
