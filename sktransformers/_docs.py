@@ -69,7 +69,8 @@ max_batch_tokens : int, default=4096
     Token slots, padding included, that the device sees at once, in training and
     prediction. It bounds memory and never changes what the optimizer sees: a batch
     that needs more goes through in groups of rows whose gradients add up, a long
-    text in groups of windows.
+    text in groups of windows. What runs out of memory goes on with half of it, and a
+    warning.
 augment : augmenter, list of augmenters or None, default=None
     Changes the training rows, not the validation rows, anew in every epoch: `RandomSwap()`,
     `SynonymReplacement()`, ..., or another object with ``transform``. Several are applied one

@@ -1,7 +1,7 @@
 """What the template of fit hands from one of its steps to the next."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from sklearn.utils import _safe_indexing
 
 from sktransformers.inputs.targets import Targets
 from sktransformers.specs import Backbone, Cache
+from sktransformers.training.continuing import Continue
+from sktransformers.training.frozen import Frozen
 from sktransformers.training.moments import Moments
 
 
@@ -76,6 +78,10 @@ class Course:
         Whether this is all of ``fit``, and not a part of a longer training.
     stays_near : str, default="backbone"
         The part of the model that has somewhere to stay near; empty for all of it.
+    going_on : Continue or None, default=None
+        What takes over where a shorter training ended, and keeps where this one ends.
+    frozen : Frozen
+        What frozen parts of the model give for the rows.
     """
 
     n_epochs: int
@@ -86,3 +92,5 @@ class Course:
     moments: Moments | None = None
     is_whole: bool = True
     stays_near: str = "backbone"
+    going_on: Continue | None = None
+    frozen: Frozen = field(kw_only=True)

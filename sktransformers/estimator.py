@@ -17,6 +17,7 @@ from skorch.helper import predefined_split
 from sktransformers.augmentation import Surroundings, check_augmenters, row_drawer
 from sktransformers.course import Course, Data, Options
 from sktransformers.fitted import FittedTransformer
+from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.batching import Encoded, Ragged, flat
 from sktransformers.inputs.encoding import private_tokenizer
 from sktransformers.inputs.replay import Reservoir
@@ -58,12 +59,20 @@ from sktransformers.training.callbacks import (
     SklearnBridge,
     ValidationScore,
     check_callbacks,
+    tensors_of,
 )
+from sktransformers.training.continuing import Continue, States, fingerprint, is_known
 from sktransformers.training.finder import RangeTest, check_range
+from sktransformers.training.frozen import Frozen
 from sktransformers.training.layer_probe import fit_layer
 from sktransformers.training.moments import GoOn, Moments
 from sktransformers.training.net import EncodedDataset, FineTuningNet
 from sktransformers.training.probe import probe_rows
+from sktransformers.training.speedups import (
+    check_backbone,
+    check_options,
+    prepared_for_training,
+)
 from sktransformers.training.strategies import BeginEpoch, Strategy, strategy_of
 from sktransformers.training.vocabulary import compacted
 
@@ -83,6 +92,10 @@ _MAX_DEFAULT_LENGTH = 512
 # Of lr, in partial_fit: on trec6 a half forgets some of what fit had learnt, and a tenth learns too
 # little where there was no fit.
 _PART_RATE = 0.25
+# Parameters that do not decide what k epochs of training give, or show in the model; and those of
+# a backbone that say where it comes from.
+_NOT_DECISIVE = {"backbone", "callbacks", "device", "max_epochs", "memory", "scoring", "verbose"}
+_ORIGIN = {"keep_weights", "name", "revision", "token", "tokenizer", "trust_remote_code"}
 
 
 class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
@@ -220,7 +233,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         train, reservoir = self._with_replay(train, coding, earlier, rng)
         course = self._course(options, earlier, in_part)
 
-        with runtime.seeded(options.seed, options.device):
+        with runtime.seeded(options.seed, options.device), course.frozen:
             if earlier is None:
                 fitted = self._build(options, coding)
             else:
@@ -249,7 +262,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         lr = net.optimizer_.defaults["lr"]
         self.__dict__.update(fitted, net_=net, history_=history, n_iter_=len(history), lr_=lr)
         self._moments = moments
-        self.__dict__.pop("_reservoir", None)
+        for name in ("_reservoir", "_engine", "backend_"):
+            self.__dict__.pop(name, None)
         if reservoir is not None:
             self._reservoir = reservoir
         return self
@@ -258,6 +272,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         """How this training goes."""
         moments = getattr(earlier, "_moments", None)
         where = "backbone" if earlier is None else ""
+        frozen = Frozen(options.cache, bool(self.verbose))
         if not in_part:
             return Course(
                 self.max_epochs,
@@ -265,6 +280,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
                 self.warmup,
                 moments=moments,
                 stays_near=where,
+                frozen=frozen,
             )
         return Course(
             1,
@@ -275,6 +291,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             moments,
             is_whole=False,
             stays_near=where,
+            frozen=frozen,
         )
 
     def _grow(self, model: Any, earlier: Any, coding: Any, course: Course) -> None:
@@ -333,6 +350,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         check_callbacks(self.callbacks or [])
         self._augmenters()
         device = runtime.resolve_device(self.device)
+        check_options(backbone, device)
         precision = runtime.resolve_precision(self.precision, device, training=True)
         seed = runtime.resolve_seed(self.random_state)
         return Options(
@@ -399,6 +417,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
                 head_softmax=getattr(coding, "softmax", None),
                 **{f"head_{name}": value for name, value in options.head._layers().items()},
             )
+            if options.backbone.skip_unread and model.narrow() and self.verbose:
+                print("The last block is computed only at the token that pooling reads.")
         model.config.problem_type = coding.problem_type
         if self.verbose:
             print(
@@ -451,24 +471,40 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
     ) -> tuple[FineTuningNet, Moments]:
         """Train the model in place; return the net that did, and its optimizer's state."""
         model = fitted["model_"].to(options.device)
+        check_backbone(model.backbone, options.backbone)
         encoder = self._make_encoder(model, fitted["tokenizer_"], fitted["max_length_"])
         encoded, counts = encoder.encode(train.rows)
         counts.warn(fitted["max_length_"])
         redraw = self._redraw(options, model, fitted["tokenizer_"], encoder, train.rows, rng)
-        if probe:
-            self._start_from_probe(model, encoded, train.targets, coding, encoder.pad_id, rng)
+        n_batches = -(-len(encoded) // self.batch_size)
+        n_steps = n_batches * course.n_epochs
+        course.going_on = self._continuation(
+            options, course, model, strategy, encoded, train, validation, n_steps
+        )
+        n_made = 0 if course.going_on is None else course.going_on.came_from
+        known, held_out = [encoded], None
+        if validation is not None:
+            held_out = _dataset(encoder.encode(validation.rows).encoded, validation.targets)
+            known.append(held_out.encoded)
+        predictor = self._predictor(model, encoder.pad_id, training=True)
+        if redraw is None:
+            course.frozen.prepare(
+                model,
+                strategy.n_frozen,
+                range(course.first_epoch + n_made, course.first_epoch + course.n_epochs),
+                known,
+                predictor,
+            )
+        elif self.verbose and strategy.n_frozen(course.first_epoch):
+            print("The frozen part of the backbone is computed in every epoch: augment draws rows.")
+        predictor = predictor._replace(feed=course.frozen.feed)
+        if probe and not n_made:
+            self._start_from_probe(model, encoded, train.targets, coding, predictor, rng)
         lr = self.lr or strategy.lr_factor * optimizers.default_lr(
             hidden_size(model.backbone.config)
         )
         head_lr = options.optimizer.head_lr or 10 * lr / strategy.lr_factor
-        n_batches = -(-len(encoded) // self.batch_size)
-        n_steps = n_batches * course.n_epochs
         criterion, metrics = self._objective(model, options.loss, coding)
-        split = None
-        if validation is not None:
-            split = predefined_split(
-                _dataset(encoder.encode(validation.rows).encoded, validation.targets)
-            )
         net = FineTuningNet(
             model,
             criterion,
@@ -490,14 +526,16 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             max_batch_tokens=self.max_batch_tokens,
             max_grad_norm=options.optimizer.max_grad_norm,
             autocast_dtype=options.precision,
+            is_compiled=options.backbone.compile,
             rng=rng,
             set_modes=strategy.set_modes,
+            frozen=course.frozen,
             default_callbacks=[
                 ("strategy", BeginEpoch(strategy, course.first_epoch)),
                 *self._callbacks(options, course, fitted, validation, n_batches, n_steps, given),
             ],
             callbacks=copy.deepcopy(list(self.callbacks or [])),
-            train_split=split,
+            train_split=None if held_out is None else predefined_split(held_out),
             batch_size=self.batch_size,
             max_epochs=course.n_epochs,
             device=options.device,
@@ -508,8 +546,64 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             ids.append(course.moments.touched(model))
         small = options.backbone.compact_vocabulary and not self._needs_all_rows()
         with compacted(net, np.concatenate(ids), bool(self.verbose)) if small else nullcontext():
-            net.fit(_dataset(encoded, train.targets, redraw))
+            with prepared_for_training(model.backbone, options.backbone):
+                net.fit(_dataset(encoded, train.targets, redraw))
             return net, Moments.of(net)
+
+    def _continuation(
+        self,
+        options: Options,
+        course: Course,
+        model: Any,
+        strategy: Strategy,
+        encoded: Encoded,
+        train: Data,
+        validation: Data | None,
+        n_steps: int,
+    ) -> Continue | None:
+        """What goes on where the same training with fewer epochs ended; None starts afresh."""
+        folder = options.cache._folder()
+        if folder is None or not course.is_whole:
+            return None
+        n_shared = schedules.shared_steps(course.schedule, course.warmup, n_steps)
+        n_epochs = n_shared * course.n_epochs // n_steps
+        objections = {
+            "random_state is no integer": not isinstance(self.random_state, Integral),
+            "schedule or warmup make all rates depend on max_epochs": n_epochs == 0,
+            "optimizer averages the weights": options.optimizer.averaging is not None,
+            "rows are held out for validation": validation is not None,
+            "augment draws other rows": bool(self.augment),
+            "warm_start goes on from what was fitted": bool(self.warm_start),
+            "replay keeps rows": self.replay is not None,
+            "callbacks may do anything": bool(
+                self.callbacks or getattr(self, "_skl_callbacks", None)
+            ),
+            "the code of the model or the estimator is of others": not is_known(
+                self, *model.modules()
+            ),
+        }
+        try:
+            for objection, applies in objections.items():
+                if applies:
+                    raise TypeError(objection)
+            data = fingerprint(type(self).__name__, encoded, train.targets, np.asarray(train.y))
+            training = fingerprint(
+                data,
+                {k: v for k, v in self.get_params(deep=False).items() if k not in _NOT_DECISIVE},
+                {k: v for k, v in options.backbone.get_params().items() if k not in _ORIGIN},
+                [options.device.type, str(options.precision), options.cache.dtype],
+                [repr(model), model.config.to_json_string(use_diff=False)],
+                [(name, tensor.requires_grad, tensor) for name, tensor in tensors_of(model)],
+            )
+        except TypeError as error:
+            if self.verbose:
+                print(f"The state of training is not kept: {error}.")
+            return None
+        states = States(folder, options.cache.max_disk_mb, data, training)
+        state = states.latest(n_epochs)
+        if state is not None and self.verbose:
+            print(f"Training goes on from the end of epoch {state.n_epochs}.")
+        return Continue(states, state, n_epochs, strategy.begin_epoch)
 
     def _needs_all_rows(self) -> bool:
         """Whether tokens that do not occur in X may change; says so."""
@@ -554,13 +648,13 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         encoded: Encoded,
         targets: Targets,
         coding: Any,
-        pad_id: int,
+        predictor: Predictor,
         rng: np.random.Generator,
     ) -> None:
         """Give the head the weights of a linear model on the frozen backbone's vectors."""
         rows = probe_rows(targets.sizes, rng)
         model.eval()
-        predictor, some = self._predictor(model, pad_id, training=True), encoded.take(rows)
+        some = encoded.take(rows)
         vectors = probe_vectors(
             model, lambda encode, decide: predictor.rows(encode, decide, some, model.unit)
         )
@@ -619,7 +713,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             if self.scoring != "loss":
                 monitor, sign = "valid_score", 1
                 view = copy.copy(self)  # fitted with the weights of the moment
-                view.__dict__.update(fitted)
+                view.__dict__.update(fitted, _frozen=course.frozen)
                 view._set_features(data["X"])
                 y = view._scored_y(validation.y)
                 score = partial(
@@ -629,6 +723,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             keep = KeepBest(monitor, sign, self.n_iter_no_change, self.tol)
             callbacks.append(("best", keep))
         callbacks.append(("plateau", schedules.TellPlateau(monitor, sign)))
+        if course.going_on is not None:
+            callbacks.append(("going_on", course.going_on))
         if course.is_whole and hasattr(self, "_init_callback_context"):
             root = self._init_callback_context(max_subtasks=self.max_epochs)
             hooks = {"estimator": self, "reconstruction_attributes": fitted, **data}
@@ -822,6 +918,15 @@ def window_plan(long_text: Any) -> WindowPlan | None:
         return None
     windows = named(long_text, WINDOWS)
     return WindowPlan(windows.stride, windows.max_windows)
+
+
+def check_one_window(long_text: Any) -> None:
+    """Check that texts are cut, as what is exported does it."""
+    if long_text != "truncate":
+        raise ValueError(
+            f"export_onnx writes a model that cuts long texts, but long_text={long_text!r} reads "
+            f'them in windows: set_params(long_text="truncate") first.'
+        )
 
 
 def window_pooling(long_text: Any) -> str:

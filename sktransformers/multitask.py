@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import StrOptions
 
 from sktransformers._docs import shared_docs
 from sktransformers.estimator import TransformerEstimator, window_plan, window_pooling
+from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.batching import Encoded
 from sktransformers.inputs.encoding import TextEncoder
 from sktransformers.inputs.pair_encoding import PairEncoder
@@ -409,12 +410,11 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
         encoded: Encoded,
         targets: Targets,
         coding: TaskCoding,
-        pad_id: int,
+        predictor: Predictor,
         rng: np.random.Generator,
     ) -> None:
         rows = probe_rows(targets.weights > 0, rng)
         model.eval()
-        predictor = self._predictor(model, pad_id, training=True)
         # The backbone reads the rows of all tasks once.
         encode, decide = model.head_stages()
         read = predictor.rows(encode, decide, encoded.take(rows), model.unit)

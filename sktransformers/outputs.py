@@ -251,6 +251,13 @@ class LabelOutputs(GrowingClasses, ClassifierMixin):
         """
         return super().score(X, self._scored_y(y), sample_weight)
 
+    def _exported_outputs(self) -> dict[str, Any]:
+        meaning = {"task": "classification", "classes": self.classes_.tolist()}
+        if not _any_labels(self):
+            return meaning | {"apply": "softmax"}
+        threshold = np.asarray(self.threshold_).tolist()
+        return meaning | {"apply": "sigmoid", "threshold": threshold}
+
     @property
     def _link(self) -> Any:
         return _AnyLabels if _any_labels(self) else _OneLabel
@@ -522,6 +529,15 @@ class NumberOutputs(PartialFit, RegressorMixin):
         outputs = self._outputs(X)  # first: it says whether this is fitted
         outputs = outputs if np.ndim(self.target_mean_) else outputs[:, 0]
         return outputs * self.target_scale_ + self.target_mean_
+
+    def _exported_outputs(self) -> dict[str, Any]:
+        mean, scale = (np.asarray(x).tolist() for x in (self.target_mean_, self.target_scale_))
+        return {
+            "task": "regression",
+            "apply": "none",
+            "target_mean": mean,
+            "target_scale": scale,
+        }
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

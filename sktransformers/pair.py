@@ -9,7 +9,12 @@ from sklearn.utils._param_validation import StrOptions
 
 from sktransformers._docs import shared_docs
 from sktransformers.course import Options
-from sktransformers.estimator import TransformerEstimator, window_plan, window_pooling
+from sktransformers.estimator import (
+    TransformerEstimator,
+    check_one_window,
+    window_plan,
+    window_pooling,
+)
 from sktransformers.fitted import chunks
 from sktransformers.inputs.encoding import Counts
 from sktransformers.inputs.pair_encoding import PairEncoder
@@ -82,18 +87,34 @@ class PairEstimator(TransformerEstimator):
             windows=window_plan(self.long_text),
         )
 
+    def _exported_rows(self) -> dict[str, Any]:
+        check_one_window(self.long_text)
+        model = self.model_
+        if isinstance(model, PairModel):
+            raise ValueError(
+                f"export_onnx writes a model of one sequence a row, but "
+                f"interaction={model.config.interaction!r} reads two: fit with "
+                f'interaction="cross".'
+            )
+        if model.config.symmetric:
+            raise ValueError(
+                "export_onnx writes a model of one sequence a row, but symmetric=True reads a "
+                "pair in both orders: fit with symmetric=False."
+            )
+        return {"rows": "pairs"}
+
     def _decide(
         self,
         rows: Sequence[tuple[str, str]],
         decide: Callable[..., Any] | None = None,
         width: int = 0,
     ) -> np.ndarray:
-        model: Any = self.model_
+        model: Any = self._running
         if not isinstance(model, PairModel) or model.unit == "token":
             return super()._decide(rows, decide, width)
         # Each distinct text of all rows once; what is kept of it is one vector.
-        encoder = self._make_encoder(model, self.tokenizer_, self.max_length_)
-        predictor = self._predictor(model, encoder.pad_id)
+        encoder = self._make_encoder(self.model_, self.tokenizer_, self.max_length_)
+        predictor = self._predictor(self.model_, encoder.pad_id)
         place: dict[str, int] = {}
         pairs = np.array([[place.setdefault(text, len(place)) for text in row] for row in rows])
         texts = list(place)

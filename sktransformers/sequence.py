@@ -6,7 +6,12 @@ from typing import Any, ClassVar
 from sklearn.utils._param_validation import StrOptions
 
 from sktransformers._docs import shared_docs
-from sktransformers.estimator import TransformerEstimator, window_plan, window_pooling
+from sktransformers.estimator import (
+    TransformerEstimator,
+    check_one_window,
+    window_plan,
+    window_pooling,
+)
 from sktransformers.inputs.encoding import TextEncoder
 from sktransformers.inputs.validation import as_texts
 from sktransformers.modules.model import SequenceConfig, SequenceModel
@@ -44,6 +49,10 @@ class SequenceEstimator(TransformerEstimator):
 
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> TextEncoder:
         return TextEncoder(tokenizer, max_length, window_plan(self.long_text))
+
+    def _exported_rows(self) -> dict[str, Any]:
+        check_one_window(self.long_text)
+        return {"rows": "texts"}
 
 
 @shared_docs

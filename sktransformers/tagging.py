@@ -399,9 +399,9 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
 
     def _word_logits(self, sentences: Sentences) -> np.ndarray:
         """Logits of shape (n_words, n_tags) in float64, all sentences one after the other."""
-        model = self.model_
-        encoder = self._make_encoder(model, self.tokenizer_, self.max_length_)
-        predictor = self._predictor(model, encoder.pad_id)
+        model = self._running
+        encoder = self._make_encoder(self.model_, self.tokenizer_, self.max_length_)
+        predictor = self._predictor(self.model_, encoder.pad_id)
         parts, counts = [np.empty((0, model.config.num_labels))], []
         for part in chunks(len(sentences.words)):
             encoded, counted = encoder.encode(sentences.words[part])
@@ -592,6 +592,23 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
 
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> WordEncoder:
         return WordEncoder(tokenizer, max_length, named(self.long_text, WINDOWS).stride)
+
+    def _exported_rows(self) -> dict[str, Any]:
+        config: Any = self.model_.config
+        if config.crf:
+            raise ValueError(
+                "export_onnx writes logits of words by themselves, but the model has a CRF "
+                "(crf, head): fit with crf=False."
+            )
+        if config.subword not in ("first", "last"):
+            raise ValueError(
+                f"export_onnx writes logits of tokens, but subword={config.subword!r} joins those "
+                f'of a word: fit with subword="first" or "last".'
+            )
+        return {"rows": "words", "subword": config.subword}
+
+    def _exported_outputs(self) -> dict[str, Any]:
+        return {"task": "tagging", "classes": self.classes_.tolist(), "apply": "softmax"}
 
     def _spans(self, tags: list[Any]) -> list[tuple[int, int, str]]:
         if self.metric_ == "span_f1":

@@ -8,6 +8,7 @@ from sktransformers.inputs.batching import (
     Ragged,
     Words,
     bucketed_batches,
+    on_device,
     pad,
     rectangles,
     starts,
@@ -234,3 +235,34 @@ def test_padding(encoded, data):
         ]
         columns = (padded[name].tolist() for name in ("word_rows", "word_begins", "word_ends"))
         assert list(zip(*columns)) == expected
+
+
+def test_a_copy_to_a_gpu_is_not_waited_for(monkeypatch):
+    calls = []
+
+    class Recorder:
+        def to(self, *args, **kwargs):
+            calls.append((args, kwargs))
+            return self
+
+        def pin_memory(self):
+            calls.append("pinned")
+            return self
+
+    monkeypatch.setattr(torch, "from_numpy", lambda array: Recorder())
+    device = torch.device("cuda")
+    on_device(np.zeros(3), device, torch.float32)
+    assert calls == [
+        ((), {"dtype": torch.float32}),
+        "pinned",
+        ((device,), {"non_blocking": True}),
+    ]
+    calls.clear()
+    on_device(np.zeros(3), torch.device("cpu"))
+    assert "pinned" not in calls
+
+
+def test_numbers_on_the_cpu():
+    array = np.arange(3)
+    assert on_device(array, torch.device("cpu")).data_ptr() == array.ctypes.data
+    assert on_device(array, torch.device("cpu"), torch.float32).dtype == torch.float32

@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from sktransformers import TokenTagger
 from sktransformers.modules.model import SelfAttention, SequenceModel
-from sktransformers.training import dropout, net
+from sktransformers.training import dropout, net, runtime
 from sktransformers.training.dropout import cheap_dropout
 
 CPU = torch.device("cpu")
@@ -246,6 +246,117 @@ def test_attention_left_to_torch(draws):
             bias = torch.zeros(6, 7, dtype=torch.float64)
             F.scaled_dot_product_attention(query, key, value, bias, 0.1, is_causal=True)
     assert draws == []
+
+
+# ------------------------------------------------------- attention in bf16, without dropout
+
+
+@pytest.fixture
+def tiles(monkeypatch):
+    """A CPU that multiplies in bf16, whatever it is."""
+    monkeypatch.setattr(runtime, "cpu_has_bf16_tiles", lambda: True)
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """Shapes of the keys that torch's own attention was asked about."""
+    shapes, original = [], F.scaled_dot_product_attention
+
+    def counted(query, key, *args, **kwargs):
+        found = dropout._attention(query, key, *args, **kwargs)
+        if found is None:
+            shapes.append(tuple(key.shape))
+            found = original(query, key, *args, **kwargs)
+        return found
+
+    monkeypatch.setitem(dropout._OURS, original, counted)
+    return shapes
+
+
+VARIANTS = {
+    "plain": {},
+    "causal": {"is_causal": True},
+    "gqa": {"enable_gqa": True},
+    "causal_gqa": {"is_causal": True, "enable_gqa": True},
+    "scale": {"scale": 0.3},
+    "bool_mask": {"attn_mask": "bool"},
+    "bias": {"attn_mask": "float"},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("autocast", [True, False])
+def test_bf16_attention_without_dropout(name, autocast, tiles, fused, draws):
+    options = dict(VARIANTS[name])
+    heads = 2 if options.get("enable_gqa") else 4
+    shapes = [(3, 4, 20, 16), (3, heads, 20, 16), (3, heads, 20, 16)]
+    inputs = [torch.randn(shape).bfloat16().float() for shape in shapes]
+    if not autocast:
+        inputs = [x.bfloat16() for x in inputs]
+    for x in inputs:
+        x.requires_grad_()
+    if "attn_mask" in options:
+        mask = torch.rand(3, 1, 20, 20) < 0.7
+        mask[0, 0, 3] = False  # a query that may look at nothing
+        bias = torch.randn(20, 20)
+        options["attn_mask"] = mask if options["attn_mask"] == "bool" else bias
+    above = torch.randn(3, 4, 20, 16)
+
+    def results(context, inputs):
+        with context, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = F.scaled_dot_product_attention(*inputs, **options)
+        return [found, *torch.autograd.grad(found, inputs, above.to(found.dtype))]
+
+    found = results(cheap_dropout(CPU), inputs)
+    assert fused == draws == []
+    assert found[0].dtype == torch.bfloat16
+    precise = [x.detach().double().requires_grad_() for x in inputs]
+    if "attn_mask" in options and options["attn_mask"].is_floating_point():
+        options["attn_mask"] = options["attn_mask"].double()
+    with torch.autocast("cpu", enabled=False):
+        found_precise = F.scaled_dot_product_attention(*precise, **options)
+        grads = torch.autograd.grad(found_precise, precise, above.double())
+    for value, expected in zip(found, [found_precise, *grads], strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=3e-2, atol=6e-2)
+        difference = (value - expected).detach().norm() / expected.detach().norm()
+        assert float(difference) < 1e-2
+
+
+def test_bf16_attention_that_is_left_to_torch(tiles, fused, monkeypatch):
+    def attend(n_keys=8, dtype=torch.bfloat16, grad=True, p=0.0):
+        inputs = [torch.randn(1, 2, n, 8, dtype=dtype, requires_grad=grad) for n in (5, n_keys)]
+        with cheap_dropout(CPU):
+            F.scaled_dot_product_attention(*inputs, inputs[1], dropout_p=p)
+        return len(fused)
+
+    assert attend() == 0
+    assert attend(n_keys=dropout._MOST_KEYS) == 0
+    assert attend(n_keys=dropout._MOST_KEYS + 1) == 1
+    assert attend(dtype=torch.float32) == 2
+    assert attend(grad=False) == 3
+    with torch.no_grad():
+        assert attend() == 4
+    assert attend(p=1e-9) == 5  # less than we can draw
+    monkeypatch.setattr(runtime, "cpu_has_bf16_tiles", lambda: False)
+    assert attend() == 6
+
+
+def test_bf16_attention_with_dropout(tiles, fixed):
+    inputs = [torch.randn(2, 3, 7, 8, requires_grad=True) for _ in range(3)]
+    above = torch.randn(2, 3, 7, 8)
+
+    def results(on_tiles):
+        with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+            patch.setattr(runtime, "cpu_has_bf16_tiles", lambda: on_tiles)
+            with cheap_dropout(CPU):
+                found = F.scaled_dot_product_attention(*inputs, dropout_p=0.4)
+        return [found, *torch.autograd.grad(found, inputs, above.to(found.dtype))]
+
+    for found, expected in zip(results(True), results(False), strict=True):
+        assert found.dtype == expected.dtype
+        difference = (found - expected).detach().norm() / expected.detach().norm()
+        assert float(difference) < 1e-2
+        assert not torch.equal(found, expected)  # else this would have compared nothing
 
 
 # --------------------------------------------------------------- randomness

@@ -49,7 +49,7 @@ LIBRARIES = {
     "metrics": {"numpy", "sklearn"},
     "modules": TORCH_LIBRARIES,
     "inputs": {"nltk", "numpy", "sklearn", "torch"},
-    "inference": {"numpy", "torch"},
+    "inference": {"numpy", "onnx", "onnxruntime", "onnxscript", "torch", "torchao"},
 }
 
 

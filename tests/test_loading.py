@@ -448,6 +448,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, status=None, headers=(), directory=None):
         self.requests = []
+        self.commit = "a" * 40
         self.asleep = threading.Event()
         hub = self
 
@@ -463,18 +464,22 @@ class Hub(ThreadingHTTPServer):
 
             do_HEAD = do_GET
 
+            def info(self):
+                return json.dumps({"id": "org/tiny", "sha": hub.commit}).encode()
+
             def look_up(self):
                 path = self.path.partition("?")[0]
                 if self.headers.get("Authorization") != "Bearer hf_secret":
                     return 401, [("X-Error-Code", "RepoNotFound")], b""
                 if path.startswith("/api/models/org/tiny/revision/"):
-                    return 200, [("Content-Type", "application/json")], b'{"id": "org/tiny"}'
-                file = directory / path.removeprefix("/org/tiny/resolve/v1/")
+                    return 200, [("Content-Type", "application/json")], self.info()
+                revision, _, name = path.removeprefix("/org/tiny/resolve/").partition("/")
+                file = directory / (name if revision in ("v1", hub.commit) else "nonesuch")
                 if not file.is_file():
                     return 404, [("X-Error-Code", "EntryNotFound")], b""
                 content = file.read_bytes()
                 etag = hashlib.sha256(content).hexdigest()
-                return 200, [("ETag", f'"{etag}"'), ("X-Repo-Commit", "a" * 40)], content
+                return 200, [("ETag", f'"{etag}"'), ("X-Repo-Commit", hub.commit)], content
 
             def send(self, status, headers, content):
                 self.send_response(status)
@@ -510,6 +515,8 @@ def hub(monkeypatch, tmp_path):
         files = here + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", here)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        # Some versions of transformers go on asking the first hub they asked.
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
         return hubs[-1]
 
     yield start
@@ -537,6 +544,22 @@ def test_download(hub, directory, tiny_backbone, capfd):
     server.shutdown()
     server.server_close()
     assert equal(load("org/tiny", revision="v1").backbone, loaded.backbone)
+
+
+def test_the_hub_is_asked_whether_weights_in_memory_are_the_last(hub, directory):
+    server = hub(directory=directory)
+    options = {"revision": "v1", "token": "hf_secret"}
+    before = load("org/tiny", **options).backbone
+    del server.requests[:]
+    assert equal(load("org/tiny", **options).backbone, before)
+    assert [path for path, _ in server.requests] == ["/api/models/org/tiny/revision/v1"]
+    with pytest.raises(ValueError, match="hub refused it"):
+        load("org/tiny", revision="v1", token="hf_wrong")
+    # The branch moves.
+    edit_weights(directory, lambda weights: weights[WEIGHT].add_(1))
+    server.commit = "b" * 40
+    after = load("org/tiny", **options).backbone.state_dict()[WEIGHT]
+    assert torch.equal(after, before.state_dict()[WEIGHT] + 1)
 
 
 def test_hub_refuses(hub):

@@ -23,7 +23,7 @@ from sktransformers import (
 )
 from sktransformers.specs import SCHEDULES
 from sktransformers.training.optimizers import default_lr
-from sktransformers.training.schedules import schedule_factor, warmup_steps
+from sktransformers.training.schedules import schedule_factor, shared_steps, warmup_steps
 
 STATELESS = [name for name in SCHEDULES if name != "reduce_on_plateau"]
 
@@ -66,6 +66,46 @@ def steps_of(clf):
 )
 def test_by_hand(spec, n, warmup, n_batches, expected):
     assert factors(spec, n, warmup, n_batches) == pytest.approx(expected)
+
+
+@given(
+    name=st.sampled_from(STATELESS),
+    n_steps=st.integers(1, 100),
+    warmup=st.one_of(st.floats(0, 0.99), st.integers(1, 150)),
+    n_batches=st.integers(1, 50),
+    n_more=st.integers(0, 300),
+)
+def test_a_longer_training_begins_with_the_shared_steps(name, n_steps, warmup, n_batches, n_more):
+    shared = shared_steps(SCHEDULES[name](), warmup, n_steps)
+    short, long = (
+        factors(SCHEDULES[name](), n, warmup_steps(warmup, n), n_batches)[:shared]
+        for n in (n_steps, n_steps + n_more)
+    )
+    assert short == long
+
+
+@pytest.mark.parametrize(
+    ("spec", "warmup", "n_shared"),
+    [
+        (Constant(), 3, 10),
+        (Constant(), 0, 10),
+        (Constant(), 0.1, 0),
+        (Exponential(), 0, 10),
+        (Steps(), 20, 10),
+        (InverseSquareRoot(), 2, 10),
+        (WarmupStableDecay(0.2), 0, 8),  # the next one is at (1 - 0.8) / 0.2 < 1
+        (WarmupStableDecay(0.5), 2, 7),
+        (WarmupStableDecay(0.5), 0.2, 0),
+        (WarmupStableDecay(0.5), 30, 10),
+        (LinearDecay(), 0, 0),
+        (Cosine(), 3, 0),
+        (Polynomial(), 0, 0),
+        (Cyclical(), 0, 0),
+        (ReduceOnPlateau(), 0, 0),
+    ],
+)
+def test_how_many_steps_a_longer_training_shares(spec, warmup, n_shared):
+    assert shared_steps(spec, warmup, 10) == n_shared
 
 
 @given(

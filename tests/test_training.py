@@ -111,6 +111,29 @@ def test_gradient_is_that_of_the_weighted_mean(make_still, texts, labels):
     assert clf.history_[0]["train_accuracy"] == clf.score(texts, labels)  # without weights
 
 
+def test_numbers_of_batches_that_wait_for_the_end_of_an_epoch(
+    make_still, texts, labels, monkeypatch
+):
+    # As on a GPU, where reading a number waits for all work before it.
+    params = {"callbacks": [BatchHistory()], "max_epochs": 2}
+    validation = dict(zip(("X_val", "y_val"), make_texts(12, seed=1), strict=True))
+    expected = make_still(**params).fit(texts, labels, **validation)
+    seen = []
+
+    def record(self, name, value):
+        seen.append(type(value))
+        self.history.record_batch(name, value)
+
+    monkeypatch.setattr(FineTuningNet, "record_batch", record)
+    found = make_still(**params).fit(texts, labels, **validation)
+    assert seen.count(torch.Tensor) > 2 * len(steps_of(found))
+    assert steps_of(found) == steps_of(expected)
+    for row in found.net_.history:
+        assert all(isinstance(value, int | float) for r in row["batches"] for value in r.values())
+    for row, wanted in zip(found.net_.history, expected.net_.history, strict=True):
+        assert row["batches"] == wanted["batches"]
+
+
 # ------------------------------------------------------------------- odd weights
 
 

