@@ -1,6 +1,7 @@
 """The template of fit that the estimators share; no task is named here."""
 
 import copy
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -417,8 +418,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
                 head_softmax=getattr(coding, "softmax", None),
                 **{f"head_{name}": value for name, value in options.head._layers().items()},
             )
-            if options.backbone.skip_unread and model.narrow() and self.verbose:
-                print("The last block is computed only at the token that pooling reads.")
+            if options.backbone.skip_unread and not model.narrow() and self.verbose:
+                print("The last block is computed for all tokens, though pooling reads one.")
         model.config.problem_type = coding.problem_type
         if self.verbose:
             print(
@@ -486,15 +487,12 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         if validation is not None:
             held_out = _dataset(encoder.encode(validation.rows).encoded, validation.targets)
             known.append(held_out.encoded)
-        predictor = self._predictor(model, encoder.pad_id, training=True)
+        epochs = range(course.first_epoch + n_made, course.first_epoch + course.n_epochs)
+        # In front of the head as in prediction, which then finds the same in a folder.
+        in_training = not all(map(math.isinf, map(strategy.n_frozen, epochs)))
+        predictor = self._predictor(model, encoder.pad_id, in_training)
         if redraw is None:
-            course.frozen.prepare(
-                model,
-                strategy.n_frozen,
-                range(course.first_epoch + n_made, course.first_epoch + course.n_epochs),
-                known,
-                predictor,
-            )
+            course.frozen.prepare(model, strategy.n_frozen, epochs, known, predictor)
         elif self.verbose and strategy.n_frozen(course.first_epoch):
             print("The frozen part of the backbone is computed in every epoch: augment draws rows.")
         predictor = predictor._replace(feed=course.frozen.feed)

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,23 +15,28 @@ from sktransformers.inference import export
 from sktransformers.inference.accelerate import BACKENDS, Engine
 from sktransformers.inference.graph import InputFormat
 from sktransformers.inference.predictor import Predictor
-from sktransformers.inputs.batching import Budget
+from sktransformers.inputs.batching import Budget, Encoded
 from sktransformers.inputs.encoding import Counts
 from sktransformers.modules.summary import ModelSummary
+from sktransformers.specs import as_cache
 from sktransformers.training import runtime
 from sktransformers.training.frozen import Frozen
 
 _PREDICT_CHUNK = 4096  # rows that are tokenized and sorted together
+_FEW = 64  # rows that are sooner computed than looked for in a folder
 _TRANSIENT = ("net_", "_frozen", "_engine")  # left out of pickles
 
 
 class FittedTransformer(BaseEstimator):
     """An estimator as far as it does not train: ``model_`` and ``tokenizer_`` are there, or not.
 
-    Parameters ``device``, ``precision``, ``max_batch_tokens`` and ``replay`` are read.
+    Parameters ``device``, ``finetune``, ``precision``, ``max_batch_tokens``, ``memory`` and
+    ``replay`` are read.
     """
 
     device: Any
+    finetune: Any
+    memory: Any
     precision: Any
     max_batch_tokens: Any
     replay: Any
@@ -186,9 +192,22 @@ class FittedTransformer(BaseEstimator):
         for part in chunks(len(rows)):
             encoded, counted = encoder.encode(rows[part])
             counts.append(counted)
-            outputs[part] = predictor.rows(model.encode, decide, encoded, model.unit)
+            with self._recalling(encoded, predictor) as quicker:
+                outputs[part] = quicker.rows(model.encode, decide, encoded, model.unit)
         Counts.total(counts).warn(self.max_length_)
         return outputs
+
+    @contextmanager
+    def _recalling(self, encoded: Encoded, predictor: Predictor) -> Iterator[Predictor]:
+        """A predictor that reads in the folder ``memory`` what a frozen backbone gave for rows."""
+        cache = as_cache(self.memory)
+        plain = self._frozen is None and self._engine is None  # else it is known, or others'
+        if not plain or self.finetune != "head" or len(encoded) < _FEW or not cache._folder():
+            yield predictor
+            return
+        with Frozen(cache, verbose=False) as frozen:
+            frozen.recall(self.model_, encoded, predictor)
+            yield predictor._replace(feed=frozen.feed)
 
     def _predictor(self, model: Any, pad_id: int, training: bool = False) -> Predictor:
         precision = runtime.resolve_precision(self.precision, model.device, training)

@@ -122,7 +122,8 @@ class PairEstimator(TransformerEstimator):
         for part in chunks(len(texts)):
             encoded, counted = encoder.encode_texts(texts[part])
             counts.append(counted)
-            vectors.append(predictor.texts(model, encoded))
+            with self._recalling(encoded, predictor) as quicker:
+                vectors.append(quicker.texts(model, encoded))
         Counts.total(counts).warn(self.max_length_)
         found = torch.cat(vectors)
         last: Any = decide or model.decide

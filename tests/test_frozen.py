@@ -463,6 +463,43 @@ def test_folds_and_candidates_share(fit, reads, tmp_path):
     assert np.array_equal(scores, expected)
 
 
+@pytest.mark.parametrize("interaction", [None, "cross", "all"])
+def test_prediction_reads_the_folder(fit, reads, tmp_path, interaction):
+    X = [f"{TEXTS[i % 36]} {TEXTS[i * 7 % 35]}" for i in range(80)]
+    y, task = LABELS * 2 + LABELS[:8], {}
+    if interaction:
+        task = {"estimator": PairClassifier, "interaction": interaction}
+        X = list(pairwise([*X, X[0]]))
+    options = {"X": X, "y": y, "finetune": "head", **task}
+    fit(**options, memory=tmp_path)
+    clf, plain = fit(**options, memory=tmp_path), fit(**options)
+    reads.take()
+    before = files(tmp_path)
+    proba = clf.predict_proba(X)
+    assert reads.take() == 0
+    np.testing.assert_allclose(proba, plain.predict_proba(X), atol=1e-6)
+    reads.take()
+    some = [*X[:70], *(X[0:2] if interaction is None else [(X[0][0], X[5][1])]), X[1]]
+    new = ["praia barco"] if interaction is None else [("praia barco", "onda")]
+    np.testing.assert_allclose(
+        clf.predict_proba([*some, *new]), plain.predict_proba([*some, *new]), atol=1e-6
+    )
+    assert files(tmp_path) == before  # new texts are not kept
+    clf.set_params(memory=None)
+    np.testing.assert_allclose(clf.predict_proba(X), proba, atol=1e-6)
+    reads.take()
+    clf.predict_proba(X)
+    assert reads.take() > 0
+
+
+def test_trained_weights_are_no_reason_to_look(fit, reads, tmp_path):
+    X, y = [f"{text} {i}" for i, text in enumerate(TEXTS * 2)], LABELS * 2
+    clf = fit(X=X, y=y, finetune=2, memory=tmp_path)
+    reads.take()
+    clf.predict(X)
+    assert reads.take() >= len(X)
+
+
 def test_processes_share(backbone, tmp_path):
     clf = TransformerSequenceClassifier(
         backbone, finetune="head", memory=tmp_path, device="cpu", random_state=0, max_epochs=2

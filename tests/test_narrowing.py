@@ -274,9 +274,14 @@ def test_threads(make_clf):
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
 
-def test_it_is_said(make_clf, capsys):
-    make_clf(pooling="cls", max_epochs=1, verbose=1).fit(TEXTS, LABELS)
-    assert "last block" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("pooling", "dtype", "is_said"),
+    [("cls", "bfloat16", True), ("cls", "float32", False), ("mean", "bfloat16", False)],
+)
+def test_it_is_said_where_it_cannot_be(tiny_backbone, make_clf, capsys, pooling, dtype, is_said):
+    backbone = Backbone(tiny_backbone, dtype=dtype)
+    make_clf(backbone=backbone, pooling=pooling, max_epochs=1, verbose=1).fit(TEXTS, LABELS)
+    assert ("last block" in capsys.readouterr().out) == is_said
 
 
 # ----------------------------------------------------------------- frozen parts

@@ -39,7 +39,7 @@ def clf(fitted):
 @given(rows=st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=60))
 def test_any_rows_in_any_order(fitted, proba, rows):
     found = fitted.predict_proba([TEXTS[i] for i in rows])
-    np.testing.assert_allclose(found, proba[rows], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, proba[rows], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -48,13 +48,13 @@ def test_token_budget(fitted, clf, method, budget):
     assert np.ptp(getattr(fitted, method)(TEXTS)) > 0.5  # else this test could not fail
     expected = getattr(fitted, method)(TEXTS)
     found = getattr(clf.set_params(max_batch_tokens=budget), method)(TEXTS)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 43, 1000])
 def test_chunks_make_no_difference(fitted, proba, chunk, monkeypatch):
     monkeypatch.setattr(fitted_module, "_PREDICT_CHUNK", chunk)
-    np.testing.assert_allclose(fitted.predict_proba(TEXTS), proba, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fitted.predict_proba(TEXTS), proba, rtol=0, atol=2e-6)
     expected = fitted.classes_[proba.argmax(axis=1)]
     np.testing.assert_array_equal(fitted.predict(TEXTS), expected)
 
@@ -84,7 +84,7 @@ def test_eight_threads(fitted, proba):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda o: fitted.predict_proba([TEXTS[i] for i in o]), orders))
     for order, part in zip(orders, found, strict=True):
-        np.testing.assert_allclose(part, proba[order], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(part, proba[order], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("method", ["predict", *METHODS, "score"])

@@ -112,8 +112,8 @@ def predict(rows):
 ''',
 }
 
-# Texts that a tokenizer must read as the encoder does: short, long, and of other scripts.
-_PROBES = ("a", "A word, and Ünother 0.1", "中文 text", "word " * 1000)
+# Texts that a tokenizer must read as the encoder does; one that is too long is added.
+_PROBES = ("a", "A word, and Ünother 0.1", "中文 text")
 
 
 class _Whole(nn.Module):
@@ -246,9 +246,9 @@ def _tokenizer(tokenizer: Any, encoder: Any, inputs: InputFormat, rows: str) -> 
         pad_id=inputs.pad_id,
         pad_token=backend.id_to_token(inputs.pad_id) or "",
     )
-    texts: list[Any] = list(_PROBES)
+    texts: list[Any] = [*_PROBES, "word " * inputs.max_length]
     if rows == "pairs":
-        texts = [(a, b) for a in _PROBES for b in _PROBES]
+        texts = [(a, b) for a in texts for b in texts]
     expected = encoder.encode(texts).encoded
     for i, found in enumerate(backend.encode_batch(texts)):
         n = sum(found.attention_mask)

@@ -127,8 +127,8 @@ class TextModel(PreTrainedModel):
         )
 
     def narrow(self) -> bool:
-        """Have no token computed that is not read; False where all are."""
-        return False
+        """Have the last block computed only where it is read; False where that cannot be."""
+        return True
 
     @property
     def needs_whole_batches(self) -> bool:
@@ -245,8 +245,9 @@ class SequenceModel(TextModel):
         return self.pooling(hidden, attention_mask)
 
     def narrow(self) -> bool:
-        """Have the last block computed only where pooling reads it; whether that can be."""
-        return self.unit == "window" and narrow(self.backbone, self.pooling)
+        """Have the last block computed only where pooling reads it; False if that cannot be."""
+        reads_all = self.unit != "window" or not self.pooling.reads_one
+        return reads_all or narrow(self.backbone, self.pooling)
 
     def fixed_stage(self) -> Callable[..., Tensor] | None:
         """`encode`, unless pooling has weights."""

@@ -216,6 +216,24 @@ class Frozen:
             del self._model
         self.begin_epoch(epochs[0])
 
+    def recall(self, model: Any, encoded: Encoded, predictor: Any) -> None:
+        """Find in the folder what it has of some rows, for a model of which the head was trained.
+
+        Parameters are as in `prepare`. Nothing is computed and nothing is written.
+        """
+        folder = self.cache._folder()
+        if folder is None or not folder.is_dir() or model.fixed_stage() is None:
+            return
+        self.autocast_dtype = predictor.autocast_dtype
+        self._model, self._now = model, math.inf
+        distinct, keys = _distinct(encoded, True)
+        if self._allocate([math.inf], keys, np.diff(distinct.outputs(model.unit)), folder):
+            features = self._features[math.inf]
+            space = Space(folder, self._name(math.inf), self.cache.max_disk_mb)
+            for number in space.read(features):
+                del features.numbers[keys[number]]
+        del self._model
+
     def _plan(self, depths: list[float], encoded: Encoded, pad_id: int) -> list[float]:
         """Where what is kept lies: inf in front of the head, else behind so many blocks."""
         fixed = self._model.fixed_stage() is not None
