@@ -50,7 +50,7 @@ from sktransformers.specs import (
     as_cache,
     named,
 )
-from sktransformers.training import loading, optimizers, runtime, schedules
+from sktransformers.training import loading, optimizers, runtime, schedules, store
 from sktransformers.training.anchor import StayNear
 from sktransformers.training.averaging import AverageWeights
 from sktransformers.training.callbacks import (
@@ -62,7 +62,7 @@ from sktransformers.training.callbacks import (
     check_callbacks,
     tensors_of,
 )
-from sktransformers.training.continuing import Continue, States, fingerprint, is_known
+from sktransformers.training.continuing import Continue, States, fingerprint
 from sktransformers.training.finder import RangeTest, check_range
 from sktransformers.training.frozen import Frozen
 from sktransformers.training.layer_probe import fit_layer
@@ -576,7 +576,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             "callbacks may do anything": bool(
                 self.callbacks or getattr(self, "_skl_callbacks", None)
             ),
-            "the code of the model or the estimator is of others": not is_known(
+            "the code of the model or the estimator is of others": not store.is_known(
                 self, *model.modules()
             ),
         }

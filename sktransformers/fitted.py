@@ -160,10 +160,14 @@ class FittedTransformer(BaseEstimator):
     @property
     def _running(self) -> Any:
         """What predicts: the model, or a faster one in its place."""
-        # A view in training may have another model by now.
-        if self._engine is not None and self._engine.model is self.model_:
-            return self._engine.running()
-        return self.model_
+        if self._engine is None or self._has_others_engine:
+            return self.model_
+        return self._engine.running()
+
+    @property
+    def _has_others_engine(self) -> bool:
+        """Whether it was made from another model: a view in training has a new one."""
+        return self._engine is not None and self._engine.model is not self.model_
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Logits of shape (n_samples, n_outputs) in float64."""
@@ -251,6 +255,8 @@ class FittedTransformer(BaseEstimator):
     def __getstate__(self):
         # The net would triple the size, and its closures cannot be pickled.
         state = {k: v for k, v in super().__getstate__().items() if k not in _TRANSIENT}
+        if self._has_others_engine:
+            state.pop("backend_", None)
         if not getattr(self.replay, "pickle", False):  # the user's rows
             state.pop("_reservoir", None)
         if "model_" in state and state["model_"].device.type != "cpu":

@@ -187,6 +187,25 @@ def test_training_scores_the_weights_of_the_moment(fitted, int8_clf):
     assert histories[0] == histories[1]
 
 
+_DIFFERENCES = []
+
+
+def score_with_copies(view, X, y):
+    """Accuracy of a view in training; notes how far copies are from it."""
+    proba = view.predict_proba(X)
+    for other in (copy.deepcopy(view), pickle.loads(pickle.dumps(view))):
+        _DIFFERENCES.append(np.abs(other.predict_proba(X) - proba).max())
+    return view.score(X, y)
+
+
+def test_copies_in_training_have_the_weights_of_the_moment(int8_clf):
+    clf = copy.copy(int8_clf)
+    clf.set_params(max_epochs=2, scoring=score_with_copies, warm_start=True)
+    _DIFFERENCES.clear()
+    clf.fit(TEXTS, LABELS, X_val=NEW, y_val=int8_clf.predict(NEW))
+    assert _DIFFERENCES == [0] * 4
+
+
 @compiles
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler
 def test_compiled_int8(fitted):

@@ -14,7 +14,7 @@ from conftest import make_texts, save_backbone, save_tiny_bert
 from families import FAMILIES
 from hypothesis import given, strategies as st
 from sklearn.model_selection import GridSearchCV, cross_val_score
-from transformers import T5Config, T5EncoderModel
+from transformers import BertModel, T5Config, T5EncoderModel
 
 from sktransformers import (
     SGD,
@@ -259,7 +259,7 @@ def test_a_folder_is_read_by_later_fits(fit, reads, tmp_path):
     assert reads.take() == len(set(TEXTS))
     features = [path for path in files(tmp_path) if "features" in path.parts]
     assert len(features) == 1
-    assert features[0].parts[-4:-2] == ("sktransformers", "features")
+    assert features[0].parts[-4:-2] == ("sktransformers_cache", "features")
     again = fit(**params, memory=str(tmp_path))
     assert distance(first, again) == 0
     fit(**params, memory=tmp_path, lr=0.02, head=MLPHead(), random_state=7)
@@ -296,11 +296,53 @@ def test_other_weights_or_settings_are_other_features(fit, backbone, reads, tmp_
         assert reads.take() == n, other
     fit(**base, max_length=4)  # other token ids
     assert 0 < reads.take() <= n
+    # Another module, which the configuration does not know.
+    loaded = load(Backbone(backbone), verbose=False)
+    loaded.backbone.encoder.layer[0].intermediate.intermediate_act_fn = torch.nn.ReLU()
+    fit(**{**base, "backbone": Backbone(loaded.backbone, tokenizer=loaded.tokenizer)})
+    assert reads.take() == n
     # What lies below the top block is the same.
     fit(**{**base, "finetune": 1, "head_init": "random"})
     reads.take()
     fit(**{**base, "finetune": 1, "head_init": "random", "backbone": changed, "max_epochs": 1})
     assert reads.take(1) < 2 * n + 20  # the top block once, and a trial
+
+
+class Scaled(BertModel):
+    """A user's own backbone: what it computes does not show in its weights."""
+
+    factor = 1.0
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.last_hidden_state = output.last_hidden_state * self.factor
+        return output
+
+
+def test_code_of_others_keeps_nothing_in_the_folder(fit, backbone, tmp_path, monkeypatch, capsys):
+    own = Backbone(Scaled.from_pretrained(backbone), tokenizer=backbone)
+    X, y = TEXTS * 2, LABELS * 2
+    params = {"X": X, "y": y, "backbone": own, "finetune": "head", "pooling": "mean"}
+    fit(**params, memory=tmp_path, verbose=1)
+    assert "code is of others" in capsys.readouterr().out
+    assert not files(tmp_path)
+    monkeypatch.setattr(Scaled, "factor", 3.0)
+    changed, plain = fit(**params, memory=tmp_path), fit(**params, memory=OFF)
+    assert distance(changed, plain) < 1e-5
+    np.testing.assert_allclose(changed.predict_proba(X), plain.predict_proba(X), atol=1e-5)
+
+
+def test_hooks_of_others_keep_nothing_in_the_folder(fit, backbone, tmp_path):
+    model = BertModel.from_pretrained(backbone)
+    params = {"finetune": "head", "pooling": "cls"}
+    own = Backbone(model, tokenizer=backbone)
+    fit(**params, backbone=own, memory=tmp_path)
+    before = files(tmp_path)
+    assert before  # our own hooks, for the pooling of one token, are known
+    model.encoder.layer[3].register_forward_hook(lambda module, args, output: 3 * output)
+    changed, plain = (fit(**params, backbone=own, memory=memory) for memory in (tmp_path, OFF))
+    assert distance(changed, plain) < 1e-5
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "text", "gone"])
@@ -359,7 +401,7 @@ def test_the_folder_keeps_to_its_size(fit, tmp_path):
 
     fit(finetune="head", memory=tmp_path)
     one = size()
-    (oldest,) = files(tmp_path / "sktransformers" / "features")
+    (oldest,) = files(tmp_path / "sktransformers_cache" / "features")
     os.utime(oldest, (1, 1))
     limit = 2.5 * one / 2**20
     for pooling in ("mean", "max", "last"):
@@ -372,7 +414,7 @@ def test_the_folder_keeps_to_its_size(fit, tmp_path):
 
 def test_use_makes_a_file_young(fit, tmp_path):
     fit(finetune="head", memory=tmp_path)
-    (path,) = files(tmp_path / "sktransformers" / "features")
+    (path,) = files(tmp_path / "sktransformers_cache" / "features")
     os.utime(path, (1, 1))
     fit(finetune="head", memory=tmp_path)
     assert path.stat().st_mtime > 1e9
@@ -389,6 +431,27 @@ def test_a_folder_that_cannot_be_written_is_no_error(fit, tmp_path, monkeypatch)
     with pytest.warns(UserWarning, match="no space left"):
         clf.fit(TEXTS, LABELS)
     assert distance(clf, fit(finetune="head")) == 0
+
+
+@pytest.mark.parametrize("max_ram_mb", [0, 1024])
+def test_a_file_is_no_folder(fit, tmp_path, max_ram_mb):
+    (tmp_path / "file").write_text("no folder")
+    memory = Cache(tmp_path / "file", max_ram_mb=max_ram_mb)
+    clf = TransformerSequenceClassifier(
+        **{**fit(finetune="head").get_params(deep=False), "memory": memory}
+    )
+    with pytest.warns(UserWarning, match="memory does not keep features"):
+        clf.fit(TEXTS, LABELS)
+    assert distance(clf, fit(finetune="head")) == 0
+    assert np.array_equal(clf.predict(TEXTS * 2), [*clf.predict(TEXTS)] * 2)
+
+
+def test_a_folder_of_the_name_of_the_package_is_left_alone(fit, tmp_path):
+    (tmp_path / "sktransformers").mkdir()
+    (tmp_path / "sktransformers" / "estimator.py").write_text("a checkout")
+    fit(finetune="head", memory=Cache(tmp_path, max_disk_mb=0.01))
+    Cache(tmp_path).clear()
+    assert (tmp_path / "sktransformers" / "estimator.py").read_text() == "a checkout"
 
 
 # --------------------------------------------------------------- where it lies
@@ -511,7 +574,7 @@ def test_processes_share(backbone, tmp_path):
     assert np.allclose(
         together.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
     )
-    assert files(tmp_path / "sktransformers" / "features")
+    assert files(tmp_path / "sktransformers_cache" / "features")
     assert not list(tmp_path.rglob("*.part"))
 
 

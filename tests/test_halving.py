@@ -104,7 +104,7 @@ def epochs(monkeypatch):
 @pytest.fixture
 def files(tmp_path):
     """A function that lists the states that are kept."""
-    return lambda: sorted((tmp_path / "memory" / "sktransformers" / "states").rglob("*.*"))
+    return lambda: sorted((tmp_path / "memory" / "sktransformers_cache" / "states").rglob("*.*"))
 
 
 def assert_same(one, other):

@@ -109,6 +109,17 @@ def test_half_precision_is_left_alone():
     assert hooked(backbone) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "is_narrowed"),
+    [({"vocab_size": 7, "pad_token_id": 0}, True), ({"max_position_embeddings": 4}, False)],
+    ids=["tokens", "positions"],
+)
+def test_a_backbone_that_knows_few(options, is_narrowed):
+    backbone = backbone_of("bert", **options)
+    assert narrow(backbone, Pooling("cls", 32)) == is_narrowed
+    assert bool(hooked(backbone)) == is_narrowed
+
+
 class Mixing(nn.Module):
     """A feed-forward layer that also looks at the other tokens, as a convolution does."""
 
@@ -263,6 +274,18 @@ def test_a_loaded_model_is_left_alone(tiny_backbone, make_clf):
     clf.fit(TEXTS, LABELS)
     assert hooked(clf.model_)
     assert hooked(model) == []
+
+
+@pytest.mark.parametrize(("pooling", "on"), [("cls", False), ("mean", True), ("last", True)])
+def test_a_loaded_model_that_was_narrowed_for_another(tiny_backbone, make_clf, pooling, on):
+    first = make_clf(pooling="cls", max_epochs=1).fit(TEXTS, LABELS)
+    hooks = hooked(first.model_)
+    assert hooks
+    backbone = Backbone(first.model_.backbone, tokenizer=tiny_backbone, skip_unread=on)
+    clf = make_clf(backbone=backbone, pooling=pooling, max_epochs=1).fit(TEXTS, LABELS)
+    counts = [len(m._forward_pre_hooks) for m in clf.model_.modules() if m._forward_pre_hooks]
+    assert counts == [1] * (pooling == "last") * len(hooks)
+    assert hooked(first.model_) == hooks
 
 
 def test_threads(make_clf):

@@ -367,7 +367,7 @@ def test_bagging(make_clf, texts, labels):
 
 def test_adaboost(make_clf, texts, labels):
     X = column(texts)
-    clf = AdaBoostClassifier(make_clf(max_epochs=5), n_estimators=2, random_state=0)
+    clf = AdaBoostClassifier(make_clf(max_epochs=4), n_estimators=2, random_state=0)
     clf.fit(X, labels)
     assert clf.score(X, labels) > 0.6
     # The second sees the same rows with other weights: its seed is not all that differs.

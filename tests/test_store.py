@@ -38,6 +38,25 @@ def test_tensors_that_share_memory(tmp_path):
     torch.testing.assert_close(tensors["part"], whole[1:])
 
 
+def test_others_may_read_what_the_process_lets_them(tmp_path):
+    store.write(tmp_path / "a", TENSORS, ABOUT)
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_for_reading_only(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("for reading only")
+
+    store.write(tmp_path / "a", TENSORS, ABOUT)
+    (tmp_path / "damaged").write_text("hello")
+    monkeypatch.setattr(store.os, "utime", refuse)
+    monkeypatch.setattr(store.Path, "unlink", refuse)
+    _, about = store.read(tmp_path / "a")
+    assert about == ABOUT
+    assert store.read(tmp_path / "damaged") is None
+
+
 def test_nothing_there(tmp_path):
     assert store.read(tmp_path / "nothing") is None
 

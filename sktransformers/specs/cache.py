@@ -9,7 +9,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from sktransformers.specs.spec import Spec
 
-_FOLDER = "sktransformers"
+# No name that a checkout of ours has: this folder is cleared.
+_FOLDER = "sktransformers_cache"
 
 
 class Cache(Spec):

@@ -29,8 +29,6 @@ from sktransformers.training.callbacks import tensors_of
 from sktransformers.training.moments import Moments
 
 _FORMAT = 1  # of the files, and of what their numbers mean
-# A state holds what these do, and no more; code of others may do anything.
-_KNOWN_CODE = {"sktransformers", "torch", "transformers", "peft"}
 # With others, training may go another way.
 _VERSIONS = ("sktransformers", "torch", "transformers", "numpy")
 
@@ -219,11 +217,6 @@ class Continue(Callback):
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         net.max_epochs = self.max_epochs_
-
-
-def is_known(*things: Any) -> bool:
-    """Whether all the code behind some objects is that of libraries whose states are known."""
-    return {type(thing).__module__.partition(".")[0] for thing in things} <= _KNOWN_CODE
 
 
 def fingerprint(*things: Any) -> str:

@@ -198,7 +198,7 @@ class Frozen:
             Runs the model, in the precision of training.
         """
         depths = list(dict.fromkeys(n for n in map(depth, epochs) if n > 0))
-        folder = self.cache._folder()
+        folder = self._folder(model) if depths else None
         if not depths or not (self.cache.max_ram_mb or folder):
             return
         self.autocast_dtype = predictor.autocast_dtype
@@ -221,8 +221,10 @@ class Frozen:
 
         Parameters are as in `prepare`. Nothing is computed and nothing is written.
         """
-        folder = self.cache._folder()
+        folder = self._folder(model)
         if folder is None or not folder.is_dir() or model.fixed_stage() is None:
+            return
+        if self.cache.dtype == "float16":  # predictions would hang on what happens to be there
             return
         self.autocast_dtype = predictor.autocast_dtype
         self._model, self._now = model, math.inf
@@ -233,6 +235,14 @@ class Frozen:
             for number in space.read(features):
                 del features.numbers[keys[number]]
         del self._model
+
+    def _folder(self, model: Any) -> Path | None:
+        """The folder, unless the same weights may give something else another time."""
+        folder = self.cache._folder()
+        if folder is None or store.is_known(*model.modules()):
+            return folder
+        self._say(f"What frozen parts give is not kept in {folder}: the model's code is of others.")
+        return None
 
     def _plan(self, depths: list[float], encoded: Encoded, pad_id: int) -> list[float]:
         """Where what is kept lies: inf in front of the head, else behind so many blocks."""
@@ -335,16 +345,23 @@ class Frozen:
                     continue
                 on_disk -= n_bytes
                 path = os.path.join(where, f"{uuid.uuid4().hex}.features")
-                flat = np.memmap(path, dtype, "w+", shape=shape)
+                with open(path, "wb") as file:
+                    file.truncate(n_bytes)
+                    if hasattr(os, "posix_fallocate"):  # a full disk would kill the process
+                        os.posix_fallocate(file.fileno(), 0, n_bytes)
+                flat = np.memmap(path, dtype, "r+", shape=shape)
             self._features[depth] = Features(keys, sizes, flat, path)
             made.append(depth)
         return made
 
     def _scratch_folder(self, folder: Path | None) -> str:
         if self._scratch is None:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-            self._scratch = tempfile.mkdtemp(prefix="frozen-", dir=folder)
+            try:
+                if folder is not None:
+                    folder.mkdir(parents=True, exist_ok=True)
+                self._scratch = tempfile.mkdtemp(prefix="frozen-", dir=folder)
+            except OSError:  # the folder is for reading only, or none
+                self._scratch = tempfile.mkdtemp(prefix="frozen-")
         return self._scratch
 
     # -------------------------------------------------------------- its name
@@ -363,9 +380,10 @@ class Frozen:
             weights = set(backbone.parameters()) - {p for b in above for p in b.parameters()}
         about = [
             _FORMAT,
-            *(library.__version__.partition(".")[0] for library in (torch, transformers)),
+            torch.__version__,
+            transformers.__version__,
             stage,
-            type(backbone).__name__,
+            repr(backbone),  # a loaded model may have other modules than its configuration says
             config,
             backbone.config._attn_implementation,
             str(self.autocast_dtype),

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from sktransformers.modules.backbone import drop_pooler, set_dropout, used_parameters
+from sktransformers.modules.narrowing import widen
 from sktransformers.modules.native import labels_of, put_head, set_labels, set_pad_id
 from sktransformers.modules.pooling import POOLINGS
 from sktransformers.specs import DEFAULT_BACKBONE, Backbone
@@ -120,6 +121,7 @@ def load(spec: Backbone, *, verbose: bool) -> Loaded:
         source = _source(spec)
         if isinstance(spec.name, PreTrainedModel):
             backbone: Any = _copy(spec.name.base_model, spec.pretrained)
+            widen(backbone)  # it may come from an estimator that narrowed it
             if spec.dropout is not None:
                 set_dropout(backbone, spec.dropout)
         else:

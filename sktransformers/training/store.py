@@ -1,9 +1,10 @@
 """Files of tensors in a folder: whole or not there, checked when read, least used first deleted."""
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,21 @@ import torch
 from torch import Tensor
 
 _MB = 2**20
+# What these do shows in weights, configurations and versions; code of others may do anything.
+_KNOWN_CODE = {"sktransformers", "torch", "transformers", "peft"}
+
+
+def is_known(*things: Any) -> bool:
+    """Whether all the code behind some objects is that of libraries whose results may be kept.
+
+    The hooks of modules count.
+    """
+    code: list[Any] = [type(thing) for thing in things]
+    for thing in things:
+        if isinstance(thing, torch.nn.Module):
+            code += [*thing._forward_pre_hooks.values(), *thing._forward_hooks.values()]
+    origins = {str(getattr(each, "__module__", None)) for each in code}
+    return {origin.partition(".")[0] for origin in origins} <= _KNOWN_CODE
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
@@ -32,15 +48,17 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
     }
     text = json.dumps(about)
     header = {"about": text, "digest": _digest(tensors, text)}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
+    temporary = path.with_name(f"{uuid.uuid4().hex}.part")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         safetensors.torch.save_file(tensors, temporary, metadata=header)
+        temporary.chmod(mode)  # what safetensors writes only its owner may read
         os.replace(temporary, path)
     except safetensors.SafetensorError as error:  # what it makes of an error of the disk
         raise OSError(f"{path} could not be written: {error}") from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Any] | None:
@@ -50,13 +68,15 @@ def read(path: Path) -> tuple[dict[str, Tensor], Any] | None:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if header["digest"] == _digest(tensors, header["about"]):
-            os.utime(path)  # used now
+            with contextlib.suppress(OSError):  # it may be for reading only
+                os.utime(path)  # used now
             return tensors, json.loads(header["about"])
     except OSError:  # not there, or there no more
         return None
     except (KeyError, safetensors.SafetensorError):
         pass
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
     return None
 
 
