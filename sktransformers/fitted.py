@@ -17,6 +17,7 @@ from sktransformers.inference.graph import InputFormat
 from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.batching import Budget, Encoded
 from sktransformers.inputs.encoding import Counts
+from sktransformers.modules.backbone import hidden_size
 from sktransformers.modules.summary import ModelSummary
 from sktransformers.specs import as_cache
 from sktransformers.training import runtime
@@ -24,6 +25,9 @@ from sktransformers.training.frozen import Frozen
 
 _PREDICT_CHUNK = 4096  # rows that are tokenized and sorted together
 _FEW = 64  # rows that are sooner computed than looked for in a folder
+# Numbers of a layer's output that a CPU's caches hold in fp32, with the four times as many of the
+# feed-forward part: 1,024 to 2,048 slots of width 384 at once are a sixth faster than 4,096.
+_CACHED = 1536 * 384
 _TRANSIENT = ("net_", "_frozen", "_engine")  # left out of pickles
 
 
@@ -215,7 +219,10 @@ class FittedTransformer(BaseEstimator):
 
     def _predictor(self, model: Any, pad_id: int, training: bool = False) -> Predictor:
         precision = runtime.resolve_precision(self.precision, model.device, training)
-        predictor = Predictor(model.device, pad_id, Budget(self.max_batch_tokens), precision)
+        slots = self.max_batch_tokens
+        if model.device.type == "cpu" and precision is None:
+            slots = min(slots, max(1, _CACHED // hidden_size(model.backbone.config)))
+        predictor = Predictor(model.device, pad_id, Budget(slots), precision)
         if self._frozen is not None and self._frozen.autocast_dtype == precision:
             return predictor._replace(feed=self._frozen.feed)
         return predictor

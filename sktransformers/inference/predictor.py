@@ -78,11 +78,12 @@ class Predictor(NamedTuple):
         def cut(sequences: np.ndarray) -> list[np.ndarray]:
             return token_budget(lengths, sequences, budget)
 
-        for piece, part in self._in_pieces(compute, cut, each, budget, lengths.__getitem__):
-            with torch.inference_mode():
-                if vectors.shape[1] == 0:
-                    vectors = part.new_empty((int(starts[-1]), part.shape[1]))
-                vectors[on_device(places.positions(piece), self.device)] = part
+        with self._autocast():  # left and entered for each piece, it would cast the weights anew
+            for piece, part in self._in_pieces(compute, cut, each, budget, lengths.__getitem__):
+                with torch.inference_mode():
+                    if vectors.shape[1] == 0:
+                        vectors = part.new_empty((int(starts[-1]), part.shape[1]))
+                    vectors[on_device(places.positions(piece), self.device)] = part
         return vectors
 
     def rows(
