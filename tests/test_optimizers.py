@@ -518,3 +518,14 @@ def test_every_parameter_is_documented(cls):
     assert "{shared}" not in doc
     for name in inspect.signature(cls).parameters:
         assert f"\n{name} : " in doc
+
+
+@pytest.mark.parametrize("name", ["adagrad", "radam", "sgd"])
+def test_blocks_may_join_later(make_clf, texts, labels, name):
+    clf = make_clf(optimizer=name, finetune=GradualUnfreezing(), max_epochs=4)
+    before = make_clf(optimizer=name, finetune=GradualUnfreezing(), max_epochs=1)
+    lowest = [
+        estimator.fit(texts, labels).model_.backbone.get_input_embeddings().weight
+        for estimator in (clf, before)
+    ]
+    assert not torch.equal(*lowest)  # the embeddings come last

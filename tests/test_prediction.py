@@ -239,3 +239,25 @@ def test_rows_without_a_vector(lengths, most_vectors):
         patch.setattr(predictors, "_MOST_VECTORS", most_vectors)
         found = runner.rows(encode, None, encoded, "word")
     assert found[:, 0].tolist() == [id_ for n in full for id_ in range(10 * n, 11 * n)]
+
+
+def test_rectangles_fit_the_caches_of_a_cpu(fitted, texts, monkeypatch):
+    sizes = []
+    read = type(fitted.model_).encode
+
+    def encode(model, **inputs):
+        sizes.append(inputs["input_ids"].numel())
+        return read(model, **inputs)
+
+    monkeypatch.setattr(type(fitted.model_), "encode", encode)
+    expected = fitted.predict_proba(texts)
+    assert max(sizes) > 64
+    monkeypatch.setattr(fitted_module, "_CACHED", 64 * 32)  # of 64 slots, 32 wide
+    sizes.clear()
+    found = fitted.predict_proba(texts)
+    assert max(sizes) <= 64
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    low = copy.copy(fitted).set_params(precision="bf16")  # half as large, and weights are cast
+    sizes.clear()
+    low.predict_proba(texts)
+    assert max(sizes) > 64

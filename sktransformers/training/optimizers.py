@@ -159,7 +159,10 @@ def build_optimizer(
     if known is None or "weight_decay" in known:
         options["weight_decay"] = 0.0  # some classes have another default
     everything = [parameter for parameters in grouped.values() for parameter in parameters]
-    if _has_kernel(cls, everything) and not {"foreach", "differentiable"} & set(options):
+    # The fused SGD of torch wants the momentum of all parameters, or of none.
+    joining = cls is torch.optim.SGD and any(hasattr(p, "_thaws_later") for p in everything)
+    elsewise = {"foreach", "differentiable"} & set(options)
+    if _has_kernel(cls, everything) and not elsewise and not joining:
         options.setdefault("fused", True)
     optimizer = cls(groups, **options)
     optimizer.defaults["lr"] = float(lr)
