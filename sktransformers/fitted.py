@@ -197,25 +197,32 @@ class FittedTransformer(BaseEstimator):
         predictor = self._predictor(self.model_, encoder.pad_id)
         outputs = np.empty((len(rows), width or model.config.num_labels))
         counts = []
-        for part in chunks(len(rows)):
-            encoded, counted = encoder.encode(rows[part])
-            counts.append(counted)
-            with self._recalling(encoded, predictor) as quicker:
-                outputs[part] = quicker.rows(model.encode, decide, encoded, model.unit)
+        with self._recalling(predictor) as quicker:
+            for part in chunks(len(rows)):
+                encoded, counted = encoder.encode(rows[part])
+                counts.append(counted)
+                found = quicker(encoded).rows(model.encode, decide, encoded, model.unit)
+                outputs[part] = found
         Counts.total(counts).warn(self.max_length_)
         return outputs
 
     @contextmanager
-    def _recalling(self, encoded: Encoded, predictor: Predictor) -> Iterator[Predictor]:
-        """A predictor that reads in the folder ``memory`` what a frozen backbone gave for rows."""
+    def _recalling(self, predictor: Predictor) -> Iterator[Callable[[Encoded], Predictor]]:
+        """A predictor of rows that reads in the folder ``memory`` what a frozen backbone gave."""
         cache = as_cache(self.memory)
         plain = self._frozen is None and self._engine is None  # else it is known, or others'
-        if not plain or self.finetune != "head" or len(encoded) < _FEW or not cache._folder():
-            yield predictor
+        if not plain or self.finetune != "head" or not cache._folder():
+            yield lambda encoded: predictor
             return
         with Frozen(cache, verbose=False) as frozen:
-            frozen.recall(self.model_, encoded, predictor)
-            yield predictor._replace(feed=frozen.feed)
+
+            def quicker(encoded: Encoded) -> Predictor:
+                if len(encoded) < _FEW:
+                    return predictor
+                frozen.recall(self.model_, encoded, predictor)
+                return predictor._replace(feed=frozen.feed)
+
+            yield quicker
 
     def _predictor(self, model: Any, pad_id: int, training: bool = False) -> Predictor:
         precision = runtime.resolve_precision(self.precision, model.device, training)

@@ -119,11 +119,11 @@ class PairEstimator(TransformerEstimator):
         pairs = np.array([[place.setdefault(text, len(place)) for text in row] for row in rows])
         texts = list(place)
         vectors, counts = [], []
-        for part in chunks(len(texts)):
-            encoded, counted = encoder.encode_texts(texts[part])
-            counts.append(counted)
-            with self._recalling(encoded, predictor) as quicker:
-                vectors.append(quicker.texts(model, encoded))
+        with self._recalling(predictor) as quicker:
+            for part in chunks(len(texts)):
+                encoded, counted = encoder.encode_texts(texts[part])
+                counts.append(counted)
+                vectors.append(quicker(encoded).texts(model, encoded))
         Counts.total(counts).warn(self.max_length_)
         found = torch.cat(vectors)
         last: Any = decide or model.decide

@@ -653,3 +653,15 @@ def test_blocks_that_hand_on_more_are_no_place_to_stop():
     model = T5EncoderModel(T5Config(vocab_size=40, **size)).eval()
     ids = torch.tensor([[2, 9, 12, 3], [2, 30, 3, 0]])
     assert Places(model).objection([2], {"input_ids": ids, "attention_mask": (ids > 0).long()})
+
+
+def test_weights_are_read_once_a_prediction(fit, reads, tmp_path, monkeypatch):
+    X, y = [f"{text} {i}" for i, text in enumerate(TEXTS * 6)], LABELS * 6
+    clf = fit(X=X, y=y, finetune="head", memory=tmp_path)
+    expected = clf.predict_proba(X)
+    names, real = [], frozen.Frozen._name
+    monkeypatch.setattr(frozen.Frozen, "_name", lambda *args: names.append(args) or real(*args))
+    monkeypatch.setattr("sktransformers.fitted._PREDICT_CHUNK", 72)
+    reads.take()
+    np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-6)
+    assert len(names) == 1 and reads.take() == 0

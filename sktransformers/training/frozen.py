@@ -104,6 +104,7 @@ class Frozen:
         self._depth: Callable[[int], float] = lambda epoch: 0
         self._now: float = 0
         self._scratch: str | None = None
+        self._recalled: str | None = None
 
     def __enter__(self) -> "Frozen":
         return self
@@ -231,7 +232,9 @@ class Frozen:
         distinct, keys = _distinct(encoded, True)
         if self._allocate([math.inf], keys, np.diff(distinct.outputs(model.unit)), folder):
             features = self._features[math.inf]
-            space = Space(folder, self._name(math.inf), self.cache.max_disk_mb)
+            if self._recalled is None:  # the weights do not change from one call to the next
+                self._recalled = self._name(math.inf)
+            space = Space(folder, self._recalled, self.cache.max_disk_mb)
             for number in space.read(features):
                 del features.numbers[keys[number]]
         del self._model
@@ -267,8 +270,7 @@ class Frozen:
         """A few sequences of different lengths."""
         order = np.argsort(encoded.sequences.lengths, kind="stable")
         some = order[np.linspace(0, len(order) - 1, _N_TRIED).astype(int)]
-        inputs = pad(_bare(encoded), np.unique(some), pad_id, self._model.device)
-        return inputs
+        return pad(_bare(encoded), np.unique(some), pad_id, self._model.device)
 
     def _say(self, message: str) -> None:
         if self.verbose:
