@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -111,6 +112,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
     _native_choices: ClassVar[dict[str, tuple[Any, ...]]] = {}
     _checkpoint_parameters: ClassVar[dict[str, Any]] = {}
     _reads_words: ClassVar[bool] = False  # rows are words, and each has a target
+    _net: ClassVar[type[FineTuningNet]] = FineTuningNet
+    _keeps_frozen: ClassVar[bool] = True  # whether frozen parts run once for all epochs
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "backbone": "no_validation",
@@ -476,7 +479,9 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         encoder = self._make_encoder(model, fitted["tokenizer_"], fitted["max_length_"])
         encoded, counts = encoder.encode(train.rows)
         counts.warn(fitted["max_length_"])
-        redraw = self._redraw(options, model, fitted["tokenizer_"], encoder, train.rows, rng)
+        encoded, targets = self._with_answers(encoded, train.targets, fitted)
+        train = replace(train, targets=targets)
+        redraw = self._redraw(options, fitted, encoder, train, rng)
         n_batches = -(-len(encoded) // self.batch_size)
         n_steps = n_batches * course.n_epochs
         course.going_on = self._continuation(
@@ -485,15 +490,19 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         n_made = 0 if course.going_on is None else course.going_on.came_from
         known, held_out = [encoded], None
         if validation is not None:
-            held_out = _dataset(encoder.encode(validation.rows).encoded, validation.targets)
+            held_out = _dataset(
+                *self._with_answers(
+                    encoder.encode(validation.rows).encoded, validation.targets, fitted
+                )
+            )
             known.append(held_out.encoded)
         epochs = range(course.first_epoch + n_made, course.first_epoch + course.n_epochs)
         # In front of the head as in prediction, which then finds the same in a folder.
         in_training = not all(map(math.isinf, map(strategy.n_frozen, epochs)))
         predictor = self._predictor(model, encoder.pad_id, in_training)
-        if redraw is None:
+        if redraw is None and self._keeps_frozen:
             course.frozen.prepare(model, strategy.n_frozen, epochs, known, predictor)
-        elif self.verbose and strategy.n_frozen(course.first_epoch):
+        elif self.verbose and redraw is not None and strategy.n_frozen(course.first_epoch):
             print("The frozen part of the backbone is computed in every epoch: augment draws rows.")
         predictor = predictor._replace(feed=course.frozen.feed)
         if probe and not n_made:
@@ -503,7 +512,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         )
         head_lr = options.optimizer.head_lr or 10 * lr / strategy.lr_factor
         criterion, metrics = self._objective(model, options.loss, coding)
-        net = FineTuningNet(
+        net = self._net(
             model,
             criterion,
             optimizer=partial(
@@ -618,10 +627,9 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
     def _redraw(
         self,
         options: Options,
-        model: Any,
-        tokenizer: Any,
+        fitted: dict[str, Any],
         encoder: Any,
-        rows: Sequence[Any],
+        train: Data,
         rng: np.random.Generator,
     ) -> Callable[[], Encoded] | None:
         """What draws and encodes the rows of an epoch; None if they are always the same."""
@@ -631,14 +639,19 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         there = Surroundings(
             options.backbone,
             options.device,
-            model.backbone,
-            tokenizer,
+            fitted["model_"].backbone,
+            fitted["tokenizer_"],
             self._reads_words and type(self).__name__,
             bool(self.verbose),
         )
         # Its own generator: the order of rows is as without augmentation.
         draw = row_drawer(augmenters, there, rng.spawn(1)[0])
-        return lambda: encoder.encode(draw(rows)).encoded
+
+        def redraw() -> Encoded:
+            drawn = encoder.encode(draw(train.rows)).encoded
+            return self._with_answers(drawn, train.targets, fitted)[0]
+
+        return redraw
 
     def _start_from_probe(
         self,
@@ -868,6 +881,12 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
     ) -> dict[str, Any]:
         """What to set beside the fitted attributes, from the trained model."""
         return {}
+
+    def _with_answers(
+        self, encoded: Encoded, targets: Targets, fitted: dict[str, Any]
+    ) -> tuple[Encoded, Targets]:
+        """Rows as the net reads them, and what the loss reads, once there is a tokenizer."""
+        return encoded, targets
 
     def _scored_y(self, y: Any) -> Any:
         """y as a scorer reads it."""

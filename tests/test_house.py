@@ -38,6 +38,10 @@ ALLOWED = {
     "pair": TASK,
     "tagging": (*TASK, "metrics"),
     "multitask": TASK,
+    "answering": TASK,
+    "text2text": ("answering", "metrics", *TASK),
+    "prompting": ("answering", *TASK),
+    "adaptation": TASK,
     "plotting": (),
 }
 TORCH_LIBRARIES = {"torch", "transformers"}

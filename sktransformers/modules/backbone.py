@@ -137,12 +137,20 @@ def tried_out(backbone: PreTrainedModel) -> Iterator[None]:
 
 def used_parameters(backbone: PreTrainedModel) -> set[str]:
     """Names of the parameters that the token vectors depend on."""
-    ids = torch.tensor([[0, 1]])
     with torch.enable_grad(), tried_out(backbone):
-        token_vectors(backbone, ids, torch.ones_like(ids)).sum().backward()
+        _first_output(backbone).sum().backward()
     used = {name for name, p in backbone.named_parameters() if p.grad is not None}
     backbone.zero_grad(set_to_none=True)
     return used
+
+
+def _first_output(backbone: Any) -> torch.Tensor:
+    """What a backbone gives for two tokens: vectors, or the logits of a language model."""
+    ids = torch.tensor([[0, 1]], device=backbone.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if backbone.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    return backbone(**inputs)[0]
 
 
 class Parts(NamedTuple):
@@ -171,9 +179,10 @@ _MOST_BETWEEN = 0.25
 def parts(backbone: PreTrainedModel) -> Parts:
     """Find embeddings, blocks and final norm, whatever the family calls them.
 
-    The blocks are the outermost list of like modules with the most parameters. What else has
-    parameters is above them if it runs after the last of them, else below; which it is, two
-    tokens tell that go through the backbone.
+    The blocks are the outermost list of like modules with the most parameters, of an
+    encoder-decoder those of the encoder and then those of the decoder. What else has parameters
+    is above them if it runs after the last of them, else below; which it is, two tokens tell that
+    go through the backbone. What runs at both ends, such as a shared table, is below.
 
     Raises
     ------
@@ -181,8 +190,12 @@ def parts(backbone: PreTrainedModel) -> Parts:
         If the layers are no list of blocks.
     """
     name = type(backbone).__name__
-    blocks = max(_block_lists(backbone), key=_n_parameters, default=[])
-    if not blocks:
+    stacks = [backbone]
+    if backbone.config.is_encoder_decoder:
+        stacks = [backbone.get_encoder(), backbone.get_decoder()]
+    found = [max(_block_lists(stack), key=_n_parameters, default=[]) for stack in stacks]
+    blocks = [block for stack in found for block in stack]
+    if not all(found):
         raise ValueError(f"No list of blocks was found in the backbone {name}.")
     inside = {id(module) for block in blocks for module in block.modules()}
     owners: dict[str, nn.Module] = {
@@ -192,7 +205,7 @@ def parts(backbone: PreTrainedModel) -> Parts:
     }
     seen = _first_calls(backbone, blocks, owners)
     between = [module for path, module in owners.items() if seen.get(path) == "between"]
-    if sum(map(_own_size, between)) > _MOST_BETWEEN * _n_parameters(blocks):
+    if len(stacks) == 1 and sum(map(_own_size, between)) > _MOST_BETWEEN * _n_parameters(blocks):
         raise ValueError(
             f"The layers of the backbone {name} are no list of blocks: too much of them lies "
             f"outside of {type(blocks[0]).__name__}."
@@ -203,7 +216,8 @@ def parts(backbone: PreTrainedModel) -> Parts:
         where = above if seen.get(path) == "above" else below
         for name, parameter in module.named_parameters(recurse=False):
             where[f"{path}.{name}" if path else name] = parameter
-    return Parts(below, blocks, above)
+    shared = set(below.values())
+    return Parts(below, blocks, {name: p for name, p in above.items() if p not in shared})
 
 
 def _block_lists(module: nn.Module) -> Iterator[list[nn.Module]]:
@@ -246,10 +260,9 @@ def _first_calls(
     hooks += [
         module.register_forward_pre_hook(record(path)) for path, module in owners.items() if path
     ]
-    ids = torch.tensor([[0, 1]], device=backbone.device)
     try:
         with torch.no_grad(), tried_out(backbone):
-            token_vectors(backbone, ids, torch.ones_like(ids))
+            _first_output(backbone)
     finally:
         for hook in hooks:
             hook.remove()

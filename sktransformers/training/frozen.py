@@ -30,7 +30,7 @@ from sktransformers.modules.backbone import below_pooler, hidden_size
 from sktransformers.modules.resuming import Places
 from sktransformers.training import store
 
-_FORMAT = 1  # of the files, and of what their numbers mean
+_FORMAT = 2  # of the files, and of what their numbers mean
 _MB = 2**20
 _PIECE = 2**15  # vectors that are computed before they are put away
 _MOST_A_FILE = 256 * _MB  # bytes that are read and checked at once
@@ -394,13 +394,10 @@ class Frozen:
         digest = hashlib.blake2b(
             json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16
         )
-        for name, parameter in backbone.named_parameters():
-            if parameter in weights:
-                digest.update(name.encode())
-                store.feed(digest, parameter)
-        for name, buffer in backbone.named_buffers():
-            digest.update(name.encode())
-            store.feed(digest, buffer)
+        tensors = {name: p for name, p in backbone.named_parameters() if p in weights}
+        tensors |= dict(backbone.named_buffers())
+        for name, found in zip(tensors, store.digests(tensors.values())):
+            digest.update(name.encode() + found)
         return digest.hexdigest()
 
 

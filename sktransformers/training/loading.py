@@ -15,10 +15,19 @@ import huggingface_hub
 import torch
 import transformers
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from sktransformers.modules.backbone import drop_pooler, set_dropout, used_parameters
+from sktransformers.modules.language import auto_class
 from sktransformers.modules.narrowing import widen
 from sktransformers.modules.native import labels_of, put_head, set_labels, set_pad_id
 from sktransformers.modules.pooling import POOLINGS
@@ -171,6 +180,51 @@ def load_native(spec: Backbone, auto: Any, names: Sequence[str] | None, *, verbo
     return loaded
 
 
+def load_language(spec: Backbone, *, verbose: bool) -> Loaded:
+    """Load a model that answers in text, and its tokenizer.
+
+    Parameters and what is raised are as in `load`.
+
+    Returns
+    -------
+    loaded : Loaded
+        ``native`` is all of the model, and so is ``backbone``.
+
+    Raises
+    ------
+    ValueError
+        As `load`; or if the model is an encoder, or its files lack the layer of the vocabulary.
+    """
+    with quiet(verbose):
+        source: Any = _source(spec)
+        given: Any = spec.name
+        is_loaded = isinstance(given, PreTrainedModel)
+        config = given.config if is_loaded else _read_config(source)
+        auto = auto_class(config)
+        known = auto._model_mapping.get(type(config), ())
+        is_encoder = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(
+            config, "is_decoder", False
+        )
+        if is_loaded and not isinstance(given, known):
+            raise ValueError(
+                f"{label(spec)} is no model that answers in text; expected one of the classes "
+                f"behind {auto.__name__}, such as T5ForConditionalGeneration."
+            )
+        if auto is AutoModelForCausalLM and is_encoder:
+            raise ValueError(
+                f"{label(spec)} is an encoder (family {config.model_type!r}), which cannot answer "
+                f"in text: take an encoder-decoder such as T5 or BART, or a decoder such as GPT-2 "
+                f"or Llama; or TransformerSequenceClassifier, which reads with an encoder."
+            )
+        if is_loaded:
+            native = _copy(given, spec.pretrained)
+            if spec.dropout is not None:
+                set_dropout(native, spec.dropout)
+        else:
+            native, _ = _load_model(source, spec, auto)
+        return Loaded(native, _fitting_tokenizer(native, source, spec), "none", native)
+
+
 def load_whole(spec: Backbone, auto: Any, *, verbose: bool) -> tuple[Any, Any]:
     """Load a checkpoint that is used as it is, and its tokenizer.
 
@@ -238,7 +292,7 @@ def _check_family(config: Any, auto: Any, spec: Backbone) -> None:
     known = type(config) in auto._model_mapping or auto.__name__ in (
         getattr(config, "auto_map", None) or ()
     )
-    if not known or config.is_encoder_decoder:
+    if not known or (config.is_encoder_decoder and auto is not AutoModelForSeq2SeqLM):
         raise ValueError(
             f"{label(spec)} is of the family {config.model_type!r}, which has no head for "
             f"{auto.__name__} that fits this estimator; take another head."
@@ -268,6 +322,12 @@ def _complete(backbone: Any, native: Any, source: Source | None, spec: Backbone)
             f"{label(spec)} is an encoder-decoder model; this estimator needs a backbone "
             f"that gives one vector a token, an encoder or a decoder."
         )
+    tokenizer = _fitting_tokenizer(backbone, source, spec)
+    return Loaded(backbone, tokenizer, _trained_pooling(source, tokenizer, spec), native)
+
+
+def _fitting_tokenizer(backbone: Any, source: Source | None, spec: Backbone) -> Any:
+    """The tokenizer, if the backbone knows its tokens."""
     tokenizer = _load_tokenizer(source, spec)
     rows = backbone.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
@@ -275,7 +335,7 @@ def _complete(backbone: Any, native: Any, source: Source | None, spec: Backbone)
             f"The tokenizer has {len(tokenizer)} tokens, the backbone's embedding only "
             f"{rows} rows: they do not belong together."
         )
-    return Loaded(backbone, tokenizer, _trained_pooling(source, tokenizer, spec), native)
+    return tokenizer
 
 
 def label(spec: Backbone) -> str:

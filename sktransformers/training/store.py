@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,18 @@ def feed(digest: Any, tensor: Tensor) -> None:
     """Let a digest read a tensor: its type, shape and numbers."""
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+
+
+def digests(tensors: Iterable[Tensor]) -> list[bytes]:
+    """Digest of each of many tensors, which as many threads read as torch computes with."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(_digest_of, tensors))
+
+
+def _digest_of(tensor: Tensor) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    feed(digest, tensor)
+    return digest.digest()
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
