@@ -7,6 +7,7 @@ if TYPE_CHECKING:  # what the names below resolve to, for editors and type check
     import sktransformers.datasets as datasets  # noqa: F401
     import sktransformers.metrics as metrics  # noqa: F401
     import sktransformers.plotting as plotting  # noqa: F401
+    from sktransformers.adaptation import MaskedLMAdapter as MaskedLMAdapter
     from sktransformers.augmentation import (
         BackTranslation as BackTranslation,
         MaskedReplacement as MaskedReplacement,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # what the names below resolve to, for editors and type check
     )
     from sktransformers.multitask import MultiTaskSequenceEstimator as MultiTaskSequenceEstimator
     from sktransformers.pair import PairClassifier as PairClassifier, PairRegressor as PairRegressor
+    from sktransformers.prompting import Text2TextClassifier as Text2TextClassifier
     from sktransformers.sequence import (
         TransformerSequenceClassifier as TransformerSequenceClassifier,
         TransformerSequenceRegressor as TransformerSequenceRegressor,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:  # what the names below resolve to, for editors and type check
         Windows as Windows,
     )
     from sktransformers.tagging import TokenTagger as TokenTagger
+    from sktransformers.text2text import Text2TextGenerator as Text2TextGenerator
     from sktransformers.training.callbacks import BatchHistory as BatchHistory
 
 __version__ = "0.1.0.dev0"
@@ -69,9 +72,12 @@ __version__ = "0.1.0.dev0"
 # Public name -> module that holds it. Importing the package alone must not import torch.
 _NAMES = {
     "BatchHistory": "sktransformers.training.callbacks",
+    "MaskedLMAdapter": "sktransformers.adaptation",
     "MultiTaskSequenceEstimator": "sktransformers.multitask",
     "PairClassifier": "sktransformers.pair",
     "PairRegressor": "sktransformers.pair",
+    "Text2TextClassifier": "sktransformers.prompting",
+    "Text2TextGenerator": "sktransformers.text2text",
     "TokenTagger": "sktransformers.tagging",
     "TransformerSequenceClassifier": "sktransformers.sequence",
     "TransformerSequenceRegressor": "sktransformers.sequence",

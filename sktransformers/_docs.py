@@ -13,8 +13,8 @@ backbone : str, path, Backbone or PreTrainedModel, default="sentence-transformer
     "pooling": """
 pooling : {"auto", "cls", "mean", "max", "last", "attention"}, default="auto"
     How token vectors become one. ``"auto"`` is what the backbone was trained with: the
-    pooling of a sentence-transformers checkpoint, else the CLS token where the
-    tokenizer has one, else the last token.
+    pooling of a sentence-transformers checkpoint, else the last token of a decoder, the mean
+    of T5's encoder, and the CLS token, or the last one where the tokenizer has none.
 """,
     "class_loss": """
 loss : str or object, default="auto"

@@ -15,6 +15,8 @@ from sktransformers.inputs.encoding import private_tokenizer
 from sktransformers.inputs.prompts import SourceEncoder, TargetEncoder, with_targets
 from sktransformers.inputs.targets import Targets
 from sktransformers.modules import losses
+from sktransformers.modules.backbone import position_limit
+from sktransformers.modules.decoding import check_length
 from sktransformers.modules.language import LanguageConfig, LanguageModel
 from sktransformers.specs import CrossEntropy
 from sktransformers.training import loading
@@ -39,7 +41,7 @@ class AnsweringEstimator(TransformerEstimator):
             for name, constraint in TransformerEstimator._parameter_constraints.items()
             if name not in _NOT_HERE
         },
-        "max_target_length": [Interval(Integral, 1, None, closed="left")],
+        "max_target_length": [Interval(Integral, 2, None, closed="left")],
         "loss": [StrOptions({"auto", "cross_entropy"}), CrossEntropy],
     }
     _net = AnsweringNet
@@ -47,6 +49,22 @@ class AnsweringEstimator(TransformerEstimator):
     head = None
     head_init = "random"
     long_text = "truncate"
+
+    def _check_options(self) -> Options:
+        name = type(self).__name__
+        if self.finetune == "head":
+            raise ValueError(
+                f'finetune="head" and {name} contradict each other: the layer that gives words '
+                f"was pretrained with the model, and often is its table of embeddings, so that "
+                f"there is no head to train alone. Take finetune=1 for the top block, LoRA() or "
+                f"BitFit()."
+            )
+        if self._loss().classes is not None:
+            raise ValueError(
+                f"loss={self.loss!r} and {name} contradict each other: classes are for soft "
+                f"targets of classifiers, and targets are texts here."
+            )
+        return super()._check_options()
 
     def _head(self) -> None:
         """The layer of the vocabulary is part of the backbone."""
@@ -63,6 +81,15 @@ class AnsweringEstimator(TransformerEstimator):
             "max_length_": self._resolve_max_length(loaded),
         }
 
+    def _resolve_max_length(self, loaded: loading.Loaded) -> int:
+        length = super()._resolve_max_length(loaded)
+        limit = position_limit(loaded.native)
+        if self.max_length is None and limit is not None:
+            if not loaded.native.config.is_encoder_decoder:  # which numbers both in one go
+                length = min(length, max(1, limit - self.max_target_length))
+        check_length(loaded.native, length, self.max_target_length)
+        return length
+
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> SourceEncoder:
         return SourceEncoder(tokenizer, max_length, self.template, model.reads_source_first)
 
@@ -74,7 +101,9 @@ class AnsweringEstimator(TransformerEstimator):
             encoder = TargetEncoder(
                 fitted["tokenizer_"], self.max_target_length, fitted["model_"].reads_source_first
             )
-            ids = encoder.encode(targets.values.tolist())
+            ids, n_cut = encoder.read(targets.values.tolist())
+            encoder.warn(n_cut, len(ids))
+            fitted.setdefault("truncated_", n_cut)  # of the training rows: they come first
             ids = Ragged(ids.flat.astype(np.int64), ids.start)  # as a loss wants them
             weights = Ragged(np.repeat(weights, ids.lengths), ids.start)
         return with_targets(encoded, ids), Targets(ids, weights, targets.strata)
@@ -83,3 +112,30 @@ class AnsweringEstimator(TransformerEstimator):
         self, model: Any, loss: Any, coding: Any
     ) -> tuple[torch.nn.Module, dict[str, Callable[..., Any]]]:
         return losses.CrossEntropy(loss.label_smoothing), {"accuracy": losses.count_correct}
+
+    def accelerate(self, backend="int8"):
+        """Not for models that answer in text: an answer takes many steps.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(_for_heads("accelerate", type(self).__name__))
+
+    def export_onnx(self, path):
+        """Not for models that answer in text: an answer takes many steps.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(_for_heads("export_onnx", type(self).__name__))
+
+
+def _for_heads(what: str, name: str) -> str:
+    return (
+        f"{what} is for models with a head, which give the logits of a row in one step; {name} has "
+        f"a language model, which writes token by token."
+    )

@@ -26,6 +26,7 @@ from sktransformers.inputs.replay import Reservoir
 from sktransformers.inputs.targets import Targets, check_weights, validation_rows
 from sktransformers.inputs.windows import WindowPlan
 from sktransformers.modules.backbone import hidden_size, position_limit
+from sktransformers.modules.dispatch import check_in_one_place, is_offloaded, place_behind
 from sktransformers.modules.growing import grow
 from sktransformers.modules.model import probe_vectors
 from sktransformers.modules.native import labels_of, set_labels
@@ -73,6 +74,7 @@ from sktransformers.training.probe import probe_rows
 from sktransformers.training.speedups import (
     check_backbone,
     check_options,
+    check_trainable,
     prepared_for_training,
 )
 from sktransformers.training.strategies import BeginEpoch, Strategy, strategy_of
@@ -90,7 +92,6 @@ except ImportError:
         return method
 
 
-_MAX_DEFAULT_LENGTH = 512
 # Of lr, in partial_fit: on trec6 a half forgets some of what fit had learnt, and a tenth learns too
 # little where there was no fit.
 _PART_RATE = 0.25
@@ -114,6 +115,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
     _reads_words: ClassVar[bool] = False  # rows are words, and each has a target
     _net: ClassVar[type[FineTuningNet]] = FineTuningNet
     _keeps_frozen: ClassVar[bool] = True  # whether frozen parts run once for all epochs
+    _max_default_length: ClassVar[int] = 512
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "backbone": "no_validation",
@@ -216,6 +218,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         options = self._check_options()
         going_on = in_part or self.warm_start
         earlier = self if going_on and self.__sklearn_is_fitted__() else None
+        if earlier is not None:
+            check_in_one_place(earlier.model_, "To go on with training")
         history = list(earlier.history_) if earlier else []
         if in_part and earlier is not None:
             self._check_features(X)
@@ -248,14 +252,14 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
                 }
                 self._grow(fitted["model_"], earlier, coding, course)
             fitted |= coding.attributes
-            strategy = strategy_of(self.finetune)
+            strategy = strategy_of(options.finetune)
             strategy.prepare(fitted["model_"])
             probe = earlier is None and self.head_init == "probe"
             net, moments = self._train(
                 options, course, fitted, strategy, train, validation, coding, probe, rng, given
             )
         model = fitted["model_"]
-        fitted |= _counts(model, strategy.finish())
+        fitted |= counts_of(model, strategy.finish())
         model.eval()
         model.zero_grad(set_to_none=True)
         fitted |= self._after_training(fitted, train, validation, coding)
@@ -350,10 +354,16 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
                 spec._validate_params()
         if isinstance(head, NativeHead):
             self._check_native(windows)
+        self._check_direction(backbone, "")
         optimizers.resolve_optimizer(optimizer)
         check_callbacks(self.callbacks or [])
         self._augmenters()
         device = runtime.resolve_device(self.device)
+        if backbone.device_map is not None and self.device != "auto":
+            raise ValueError(
+                f"device={self.device!r} and Backbone(device_map={backbone.device_map!r}) "
+                f"contradict each other: both say where the backbone is."
+            )
         check_options(backbone, device)
         precision = runtime.resolve_precision(self.precision, device, training=True)
         seed = runtime.resolve_seed(self.random_state)
@@ -375,6 +385,19 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
                 f'long_text with pooling={windows.pooling!r} and head="native" contradict each '
                 f"other: the head of the backbone's family gives logits of each window, and their "
                 f"mean is taken."
+            )
+
+    def _check_direction(self, backbone: Backbone, trained: str) -> None:
+        """Check that a decoder that sees both ways is not read at its last token.
+
+        trained is the pooling that ``"auto"`` stands for; empty while that is not known.
+        """
+        pooling = getattr(self, "pooling", None)
+        if backbone.bidirectional and "last" in (pooling, pooling == "auto" and trained):
+            raise ValueError(
+                f"pooling={pooling!r} and Backbone(bidirectional=True) contradict each other: "
+                f'pooled is the last token, which has seen all the others anyway. Take "mean", '
+                f'"max" or "attention", or leave the backbone as it is.'
             )
 
     def _head(self) -> Any:
@@ -405,6 +428,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             loaded = self._load_native(options.backbone, names)
         else:
             loaded = loading.load(options.backbone, verbose=bool(self.verbose))
+            self._check_direction(options.backbone, loaded.pooling)
         max_length = self._resolve_max_length(loaded)
         tokenizer = private_tokenizer(loaded.tokenizer)
         if native:
@@ -457,7 +481,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
                     f"backbone can read."
                 )
             return int(self.max_length)
-        limits = [_MAX_DEFAULT_LENGTH, loaded.tokenizer.model_max_length, limit]
+        limits = [self._max_default_length, loaded.tokenizer.model_max_length, limit]
         return int(min(x for x in limits if x is not None))
 
     def _train(
@@ -474,8 +498,14 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         given: dict[str, Any],
     ) -> tuple[FineTuningNet, Moments]:
         """Train the model in place; return the net that did, and its optimizer's state."""
-        model = fitted["model_"].to(options.device)
+        model = fitted["model_"]
         check_backbone(model.backbone, options.backbone)
+        check_trainable(model.backbone, options.backbone, options.finetune)
+        if options.backbone.device_map is None:
+            model.to(options.device)
+        else:
+            place_behind(model)
+            options.device = model.device
         encoder = self._make_encoder(model, fitted["tokenizer_"], fitted["max_length_"])
         encoded, counts = encoder.encode(train.rows)
         counts.warn(fitted["max_length_"])
@@ -503,7 +533,9 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         if redraw is None and self._keeps_frozen:
             course.frozen.prepare(model, strategy.n_frozen, epochs, known, predictor)
         elif self.verbose and redraw is not None and strategy.n_frozen(course.first_epoch):
-            print("The frozen part of the backbone is computed in every epoch: augment draws rows.")
+            print(
+                "The frozen part of the backbone is computed in every epoch: rows are drawn anew."
+            )
         predictor = predictor._replace(feed=course.frozen.feed)
         if probe and not n_made:
             self._start_from_probe(model, encoded, train.targets, coding, predictor, rng)
@@ -512,6 +544,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         )
         head_lr = options.optimizer.head_lr or 10 * lr / strategy.lr_factor
         criterion, metrics = self._objective(model, options.loss, coding)
+        criterion.to(options.device)
         net = self._net(
             model,
             criterion,
@@ -545,13 +578,13 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             train_split=None if held_out is None else predefined_split(held_out),
             batch_size=self.batch_size,
             max_epochs=course.n_epochs,
-            device=options.device,
+            device=None,  # it is there
             verbose=0,
         )
         ids = [encoded.sequences.flat, fitted["tokenizer_"].all_special_ids]
         if course.moments is not None:
             ids.append(course.moments.touched(model))
-        small = options.backbone.compact_vocabulary and not self._needs_all_rows()
+        small = options.backbone.compact_vocabulary and not self._needs_all_rows(model)
         with compacted(net, np.concatenate(ids), bool(self.verbose)) if small else nullcontext():
             with prepared_for_training(model.backbone, options.backbone):
                 net.fit(_dataset(encoded, train.targets, redraw))
@@ -588,6 +621,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             "the code of the model or the estimator is of others": not store.is_known(
                 self, *model.modules()
             ),
+            "parts of the backbone lie elsewhere": is_offloaded(model),
         }
         try:
             for objection, applies in objections.items():
@@ -612,7 +646,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             print(f"Training goes on from the end of epoch {state.n_epochs}.")
         return Continue(states, state, n_epochs, strategy.begin_epoch)
 
-    def _needs_all_rows(self) -> bool:
+    def _needs_all_rows(self, model: Any) -> bool:
         """Whether tokens that do not occur in X may change; says so."""
         if self.anchor and self.verbose:
             print(f"The vocabulary is not compacted: anchor={self.anchor} moves all of it.")
@@ -631,7 +665,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         encoder: Any,
         train: Data,
         rng: np.random.Generator,
-    ) -> Callable[[], Encoded] | None:
+    ) -> Callable[[], tuple[Encoded, Targets]] | None:
         """What draws and encodes the rows of an epoch; None if they are always the same."""
         augmenters = self._augmenters()
         if not augmenters:
@@ -647,9 +681,9 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         # Its own generator: the order of rows is as without augmentation.
         draw = row_drawer(augmenters, there, rng.spawn(1)[0])
 
-        def redraw() -> Encoded:
-            drawn = encoder.encode(draw(train.rows)).encoded
-            return self._with_answers(drawn, train.targets, fitted)[0]
+        def redraw() -> tuple[Encoded, Targets]:
+            drawn = encoder.encode(self._draw_rows(draw, train.rows)).encoded
+            return self._with_answers(drawn, train.targets, fitted)
 
         return redraw
 
@@ -849,7 +883,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             max_length_=estimator._resolve_max_length(loaded),
             history_=[],
             n_iter_=0,
-            **_counts(model, ()),
+            **counts_of(model, ()),
         )
         return estimator
 
@@ -887,6 +921,10 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
     ) -> tuple[Encoded, Targets]:
         """Rows as the net reads them, and what the loss reads, once there is a tokenizer."""
         return encoded, targets
+
+    def _draw_rows(self, draw: Callable[..., list[Any]], rows: Sequence[Any]) -> list[Any]:
+        """Rows whose texts augmenters drew anew."""
+        return draw(rows)
 
     def _scored_y(self, y: Any) -> Any:
         """y as a scorer reads it."""
@@ -952,8 +990,17 @@ def window_pooling(long_text: Any) -> str:
 
 
 def _dataset(
-    encoded: Encoded, targets: Targets, redraw: Callable[[], Encoded] | None = None
+    encoded: Encoded,
+    targets: Targets,
+    redraw: Callable[[], tuple[Encoded, Targets]] | None = None,
 ) -> EncodedDataset:
+    if redraw is None:
+        return EncodedDataset(*_columns(encoded, targets))
+    return EncodedDataset(*_columns(encoded, targets), lambda: _columns(*redraw()))
+
+
+def _columns(encoded: Encoded, targets: Targets) -> tuple[Encoded, Any, Any]:
+    """Rows, what the loss compares them with, and their weights."""
     # Only their proportions count: around one they are safe in the precision of any loss.
     mean = flat(targets.weights).mean()
     weights = targets.weights
@@ -961,7 +1008,7 @@ def _dataset(
         weights = Ragged(weights.flat / mean, weights.start)
     else:
         weights = weights / mean
-    return EncodedDataset(encoded, targets.values, weights, redraw)
+    return encoded, targets.values, weights
 
 
 def _epoch_row(row: dict[str, Any], earlier_epochs: int) -> dict[str, Any]:
@@ -973,7 +1020,8 @@ def _epoch_row(row: dict[str, Any], earlier_epochs: int) -> dict[str, Any]:
     return shown | {"epoch": earlier_epochs + row["epoch"]}
 
 
-def _counts(model: Any, trained: Collection[str]) -> dict[str, Any]:
+def counts_of(model: Any, trained: Collection[str]) -> dict[str, Any]:
+    """Fitted attributes that say how large a model is, and what of it was trained."""
     summary = summarise(model, trained)
     return {
         "_summary": summary,

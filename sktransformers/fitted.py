@@ -18,6 +18,7 @@ from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.batching import Budget, Encoded
 from sktransformers.inputs.encoding import Counts
 from sktransformers.modules.backbone import hidden_size
+from sktransformers.modules.dispatch import check_in_one_place
 from sktransformers.modules.summary import ModelSummary
 from sktransformers.specs import as_cache
 from sktransformers.training import runtime
@@ -109,6 +110,7 @@ class FittedTransformer(BaseEstimator):
             raise ValueError(
                 f"backend={backend!r} must be one of {', '.join(map(repr, BACKENDS))}."
             )
+        check_in_one_place(self.model_, "accelerate()")
         new = copy.copy(self)
         new._engine = new._make_engine(backend)
         new.backend_ = backend
@@ -139,6 +141,7 @@ class FittedTransformer(BaseEstimator):
             ``tokenizer.json``, or the backbone cannot be exported.
         """
         check_is_fitted(self)
+        check_in_one_place(self.model_, "export_onnx()")
         encoder = self._make_encoder(self.model_, self.tokenizer_, self.max_length_)
         meaning = {**self._exported_rows(), **self._exported_outputs()}
         export.write_directory(
@@ -273,6 +276,8 @@ class FittedTransformer(BaseEstimator):
             state.pop("backend_", None)
         if not getattr(self.replay, "pickle", False):  # the user's rows
             state.pop("_reservoir", None)
+        if "model_" in state:
+            check_in_one_place(state["model_"], "A pickle")
         if "model_" in state and state["model_"].device.type != "cpu":
             state["model_"] = _cpu_copy(state["model_"])
         return state

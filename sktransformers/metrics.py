@@ -1,4 +1,4 @@
-"""Scores of taggers, by span and by word, and correlations for regressors, with scorers."""
+"""Scores of taggers by span and by word, of texts and of numbers, with scorers."""
 
 import warnings
 from collections import Counter
@@ -18,6 +18,13 @@ from sklearn.utils.validation import (
 
 from sktransformers.inputs.validation import describe
 from sktransformers.inputs.words import as_list, lists_in
+from sktransformers.text_metrics import (
+    bleu_score,
+    chrf_score,
+    exact_match_score,
+    rouge_l_score,
+    token_f1_score,
+)
 
 __all__ = [
     "spans",
@@ -28,12 +35,22 @@ __all__ = [
     "word_accuracy_score",
     "pearson_score",
     "spearman_score",
+    "token_f1_score",
+    "exact_match_score",
+    "rouge_l_score",
+    "bleu_score",
+    "chrf_score",
     "span_f1_scorer",
     "span_precision_scorer",
     "span_recall_scorer",
     "word_accuracy_scorer",
     "pearson_scorer",
     "spearman_scorer",
+    "token_f1_scorer",
+    "exact_match_scorer",
+    "rouge_l_scorer",
+    "bleu_scorer",
+    "chrf_scorer",
 ]
 
 _EXPECTED = "a list with a list of tags for each sentence"
@@ -604,3 +621,8 @@ span_recall_scorer = make_scorer(span_recall_score)
 word_accuracy_scorer = make_scorer(word_accuracy_score)
 pearson_scorer = make_scorer(pearson_score)
 spearman_scorer = make_scorer(spearman_score)
+token_f1_scorer = make_scorer(token_f1_score)
+exact_match_scorer = make_scorer(exact_match_score)
+rouge_l_scorer = make_scorer(rouge_l_score)
+bleu_scorer = make_scorer(bleu_score)
+chrf_scorer = make_scorer(chrf_score)

@@ -105,19 +105,8 @@ class _AnyLabels:
         return (found if fitted._csr is None else fitted._csr(found)).astype(np.int64)
 
 
-class LabelOutputs(GrowingClasses, ClassifierMixin):
-    """One label a row by softmax, or any number of labels by a sigmoid each."""
-
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "class_weight": [dict, StrOptions({"balanced"}), None],
-        "threshold": [
-            Interval(Real, 0, 1, closed="neither"),
-            "array-like",
-            dict,
-            StrOptions({"tuned"}),
-        ],
-        "loss": [StrOptions({"auto", *CLASS_LOSSES}), *CLASS_LOSSES.values()],
-    }
+class ClassScores(ClassifierMixin):
+    """Probabilities of classes from their logits."""
 
     def decision_function(self, X):
         """Logits of each row.
@@ -168,6 +157,25 @@ class LabelOutputs(GrowingClasses, ClassifierMixin):
         """
         logits = self._outputs(X)
         return self._link.log_proba(logits)
+
+    @property
+    def _link(self) -> Any:
+        return _OneLabel
+
+
+class LabelOutputs(GrowingClasses, ClassScores):
+    """One label a row by softmax, or any number of labels by a sigmoid each."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "threshold": [
+            Interval(Real, 0, 1, closed="neither"),
+            "array-like",
+            dict,
+            StrOptions({"tuned"}),
+        ],
+        "loss": [StrOptions({"auto", *CLASS_LOSSES}), *CLASS_LOSSES.values()],
+    }
 
     def predict(self, X):
         """Most probable class of each row, or its labels.

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sktransformers._docs import shared_docs
-from sktransformers.course import Data
+from sktransformers.course import Data, Options
 from sktransformers.estimator import TransformerEstimator
 from sktransformers.fitted import chunks
 from sktransformers.inputs.constraints import forbidden, scheme_of
@@ -31,6 +31,7 @@ from sktransformers.inputs.word_encoding import WordEncoder
 from sktransformers.inputs.words import Sentences, as_sentences
 from sktransformers.metrics import span_f1_score, spans, word_accuracy_score
 from sktransformers.modules import crf, losses
+from sktransformers.modules.attention import looks_ahead
 from sktransformers.modules.model import TaggingConfig, TaggingModel
 from sktransformers.modules.native import NativeTaggingModel
 from sktransformers.partial import GrowingClasses
@@ -539,6 +540,19 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
                     stacklevel=users_level(),
                 )
         return TagCoding(tags, factors, True, masks)
+
+    def _build(self, options: Options, coding: Any) -> dict[str, Any]:
+        fitted = super()._build(options, coding)
+        backbone = fitted["model_"].backbone
+        if not self.self_attention and not looks_ahead(backbone):
+            warnings.warn(
+                f"The backbone {type(backbone).__name__} is causal: each word is tagged without "
+                f"what stands behind it. Backbone(..., bidirectional=True) lets it see that, and "
+                f"encoders such as {DEFAULT_BACKBONE!r} do anyway.",
+                UserWarning,
+                stacklevel=users_level(),
+            )
+        return fitted
 
     def _make_model(
         self, backbone: Any, pooling: str, coding: TagCoding, **config: Any

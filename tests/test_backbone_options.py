@@ -10,7 +10,7 @@ import torch
 from conftest import NO_DROPOUT, make_texts, save_backbone, save_tiny_bert
 from families import FAMILIES
 from sklearn.base import clone
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 
 from sktransformers import (
     Backbone,
@@ -260,6 +260,7 @@ def test_compiled_and_forgetful(make_clf, tiny_backbone, no_loading):
 
 def test_no_blocks_to_compile():
     class Flat(torch.nn.Module):
+        config = PreTrainedConfig()
         supports_gradient_checkpointing = False
 
     with pytest.raises(ValueError, match=r"compile=True\): No list of blocks .* Flat"):

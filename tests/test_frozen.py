@@ -229,7 +229,7 @@ def test_steps_aside(fit, what, capsys):
     clf = fit(**params, verbose=1)
     said = capsys.readouterr().out
     assert "run once" not in said
-    assert ("augment draws rows" in said) == (what == "augment")
+    assert ("rows are drawn anew" in said) == (what == "augment")
     assert distance(clf, fit(**params, memory=OFF)) == 0
 
 

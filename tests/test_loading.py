@@ -20,9 +20,9 @@ from sklearn.base import clone
 from transformers import (
     AutoModel,
     AutoTokenizer,
+    BartConfig,
     BertConfig,
     BertForMaskedLM,
-    T5Config,
     XLNetConfig,
 )
 from transformers.utils import logging as transformers_logging
@@ -261,12 +261,13 @@ def test_more_tokens_than_embeddings(directory):
 
 
 def test_encoder_decoder_is_refused(tmp_path):
-    config = T5Config(vocab_size=300, d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8)
+    config = BartConfig(vocab_size=300, d_model=8, encoder_layers=1, decoder_layers=1)
+    config.encoder_attention_heads = config.decoder_attention_heads = 1
     AutoModel.from_config(config).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"'{tmp_path}' is an encoder-decoder model"):
         load(tmp_path)
-    with pytest.raises(ValueError, match=r"^the loaded T5Model is an encoder-decoder model"):
+    with pytest.raises(ValueError, match=r"^the loaded BartModel is an encoder-decoder model"):
         load(AutoModel.from_config(config), tokenizer=make_tokenizer())
 
 

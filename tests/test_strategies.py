@@ -11,7 +11,7 @@ from conftest import make_texts, save_backbone, save_tiny_bert
 from families import FAMILIES
 from sklearn.base import clone
 from torch import nn
-from transformers import AutoConfig, AutoModel, XLMConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, XLMConfig
 
 from sktransformers import (
     CRF,
@@ -124,6 +124,8 @@ def test_layers_that_are_no_blocks_are_refused(tmp_path):
 
 def test_a_backbone_without_blocks_is_refused():
     class Flat(nn.Module):
+        config = PreTrainedConfig()
+
         def __init__(self):
             super().__init__()
             self.embedding = nn.Embedding(5, 4)

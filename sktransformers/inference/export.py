@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import shutil
-import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sktransformers.inference.directory import appearing, check_free
 from sktransformers.inference.graph import (
     InputFormat,
     Tensors,
@@ -171,9 +169,7 @@ def write_directory(
         If the tokenizer cannot be written or does not read texts as the encoder does, labels are
         nothing that JSON has, or the exported model gives something else.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"path={str(path)!r} exists and is no empty directory.")
+    path = check_free(path)
     meaning = {**meaning, "max_length": inputs.max_length, "pad_id": inputs.pad_id}
     if meaning["rows"] == "words":
         meaning |= {name: getattr(encoder, name) for name in ("prefix", "suffix", "room")}
@@ -186,19 +182,11 @@ def write_directory(
         ) from error
     backend = _tokenizer(tokenizer, encoder, inputs, meaning["rows"])
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f".{path.name}-{uuid.uuid4().hex}"
-    unfinished.mkdir()
-    try:
-        _write_model(model, inputs, unfinished / "model.onnx", meaning["rows"] == "words")
-        backend.save(str(unfinished / "tokenizer.json"))
-        (unfinished / "labels.json").write_text(labels, "utf-8")
-        (unfinished / "predict.py").write_text(_example(meaning, encoder), "utf-8")
-        if path.exists():
-            path.rmdir()
-        os.replace(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with appearing(path) as folder:
+        _write_model(model, inputs, folder / "model.onnx", meaning["rows"] == "words")
+        backend.save(str(folder / "tokenizer.json"))
+        (folder / "labels.json").write_text(labels, "utf-8")
+        (folder / "predict.py").write_text(_example(meaning, encoder), "utf-8")
 
 
 def _write_model(model: Any, inputs: InputFormat, path: Path, by_token: bool) -> None:

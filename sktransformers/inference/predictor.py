@@ -72,14 +72,14 @@ class Predictor(NamedTuple):
 
         def compute(piece: np.ndarray) -> Tensor:
             stage, inputs = self.feed(encode, encoded, piece, self.pad_id, self.device)
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), self.autocast():
                 return stage(**inputs)
 
         def cut(sequences: np.ndarray) -> list[np.ndarray]:
             return token_budget(lengths, sequences, budget)
 
-        with self._autocast():  # left and entered for each piece, it would cast the weights anew
-            for piece, part in self._in_pieces(compute, cut, each, budget, lengths.__getitem__):
+        with self.autocast():  # left and entered for each piece, it would cast the weights anew
+            for piece, part in self.in_pieces(compute, cut, each, budget, lengths.__getitem__):
                 with torch.inference_mode():
                     if vectors.shape[1] == 0:
                         vectors = part.new_empty((int(starts[-1]), part.shape[1]))
@@ -144,13 +144,13 @@ class Predictor(NamedTuple):
 
         outputs: Any = None
         each = np.arange(len(encoded))
-        for rows, part in self._in_pieces(compute, cut, each, budget, lengths):
+        for rows, part in self.in_pieces(compute, cut, each, budget, lengths):
             if outputs is None:
                 outputs = np.empty((len(encoded), part.shape[1]), part.dtype)
             outputs[rows] = part
         return outputs
 
-    def _in_pieces(
+    def in_pieces(
         self,
         compute: Callable[[np.ndarray], Any],
         cut: Callable[[np.ndarray], list[np.ndarray]],
@@ -182,17 +182,17 @@ class Predictor(NamedTuple):
     ) -> np.ndarray:
         """What decide gives for rows of texts whose vectors lie at some positions."""
         where, *layout = (on_device(array, self.device) for array in (positions, sizes, rows))
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self.autocast():
             return to_numpy(decide(vectors[where], *layout))
 
     def texts(self, model: Any, encoded: Encoded) -> Tensor:
         """One vector a text, of shape (n_texts, width), from a model that pools windows."""
         vectors = self.vectors(model.encode, encoded, "window")
         sizes = on_device(np.diff(encoded.windows), self.device)
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self.autocast():
             return model.window_pooling(vectors, sizes)
 
-    def _autocast(self) -> Any:
+    def autocast(self) -> Any:
         dtype = self.autocast_dtype
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 

@@ -149,7 +149,7 @@ class Encoded:
         """Some of the rows; a text that several of them share is there once."""
         texts, where = self.texts_of(rows)
         windows = Ragged(np.arange(len(self.sequences)), self.windows).take(texts)
-        return Encoded(
+        return type(self)(
             self.sequences.take(windows.flat),
             windows.start,
             where,
@@ -194,6 +194,29 @@ class Encoded:
                 room = budget.of(longest[i]) // max(1, int(longest[i]))
             groups[-1].append(int(i))
             room -= counts[i]
+        return [np.array(group) for group in groups]
+
+
+class Answered(Encoded):
+    """Rows of a source and a target each, one sequence both, in rectangles of their own."""
+
+    @property
+    def slots(self) -> np.ndarray:
+        """Tokens of source and target."""
+        return self.sequences.lengths[self.rows].sum(axis=1)
+
+    def groups(self, max_tokens: "int | Budget") -> list[np.ndarray]:
+        """As `Encoded.groups`, for two rectangles that have max_tokens slots together."""
+        lengths, budget = self.sequences.lengths[self.rows], as_budget(max_tokens)
+        groups: list[list[int]] = []
+        longest = np.zeros(2, np.int64)
+        for i in np.argsort(-self.slots, kind="stable"):
+            both = np.maximum(longest, lengths[i]) if groups else lengths[i]
+            if not groups or (len(groups[-1]) + 1) * both.sum() > budget.of(int(both.sum())):
+                groups.append([])
+                both = lengths[i]
+            groups[-1].append(int(i))
+            longest = both
         return [np.array(group) for group in groups]
 
 
@@ -320,18 +343,20 @@ def rectangles(lengths: np.ndarray, rows: np.ndarray, min_saving: int) -> list[n
 
 
 def pad(
-    encoded: Encoded, which: np.ndarray, pad_id: int, device: torch.device
+    encoded: Encoded, which: np.ndarray, pad_id: int, device: torch.device, left: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Some sequences as right-padded tensors, by the names that the models read.
+    """Some sequences as tensors padded on the right, or left, by the names that the models read.
 
-    ``input_ids`` and ``attention_mask`` of shape (n_sequences, longest); ``token_type_ids``
-    too where the second text of a pair is marked; for words ``word_rows``, ``word_begins``
-    and ``word_ends`` of shape (n_words,).
+    ``input_ids`` and ``attention_mask`` of shape (n_sequences, longest); padded on the right
+    ``token_type_ids`` too where the second text of a pair is marked, and for words ``word_rows``,
+    ``word_begins`` and ``word_ends`` of shape (n_words,).
     """
     sequences = encoded.sequences.take(which)
     lengths = sequences.lengths
     places = np.arange(lengths.max(initial=1))
     mask = places < lengths[:, None]
+    if left:
+        mask = mask[:, ::-1]
     input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
     input_ids[mask] = sequences.flat
     arrays = {"input_ids": input_ids, "attention_mask": mask}

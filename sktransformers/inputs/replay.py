@@ -80,15 +80,15 @@ class Reservoir:
     def kept(self, strata: np.ndarray, size: int) -> "Reservoir":
         """At most so many of the rows, each stratum with the same number or all it has."""
         sizes = np.bincount(strata)
-        level = _level(sizes[sizes > 0], size)
+        most = level(sizes[sizes > 0], size)
         order = np.lexsort((self.keys, strata))
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        # What the level leaves goes to the next row of some strata.
-        next_ones = np.flatnonzero(rank == level)
-        spare = size - np.minimum(sizes, level).sum()
+        # What that leaves goes to the next row of some strata.
+        next_ones = np.flatnonzero(rank == most)
+        spare = size - np.minimum(sizes, most).sum()
         next_ones = next_ones[np.argsort(self.keys[next_ones], kind="stable")[:spare]]
-        return self.take(np.sort(np.append(np.flatnonzero(rank < level), next_ones)))
+        return self.take(np.sort(np.append(np.flatnonzero(rank < most), next_ones)))
 
     def take(self, places: np.ndarray) -> "Reservoir":
         """Some of the rows."""
@@ -97,7 +97,7 @@ class Reservoir:
         return Reservoir(rows, y, weights, keys, self.columns)
 
 
-def _level(sizes: np.ndarray, total: int) -> int:
+def level(sizes: np.ndarray, total: int) -> int:
     """The largest number that each group may have, if together they have at most the total."""
     left = total
     for done, size in enumerate(np.sort(sizes)):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -67,7 +67,7 @@ def _is_dropout(name: str, value: Any) -> bool:
 
 
 def hidden_size(config: Any) -> int:
-    """Width of the backbone's token vectors.
+    """Width of the backbone's blocks.
 
     Raises
     ------
@@ -82,9 +82,26 @@ def hidden_size(config: Any) -> int:
     return width
 
 
+def vector_size(config: Any) -> int:
+    """Width of the backbone's token vectors, which are narrower than the blocks in OPT-350m."""
+    width = getattr(config.get_text_config(), "word_embed_proj_dim", None)
+    return width if isinstance(width, int) else hidden_size(config)
+
+
 def token_vectors(backbone: PreTrainedModel, input_ids: Any, attention_mask: Any, **kw: Any) -> Any:
     """Vectors of the last layer, of shape (batch, length, width)."""
     return backbone(input_ids=input_ids, attention_mask=attention_mask, **kw).last_hidden_state
+
+
+def padding_last(attention_mask: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+    """Inputs of shape (batch, length) with all padding on the right, where positions count from 0.
+
+    By that also families that number the places of a batch, not its tokens, may be handed what a
+    tokenizer has padded on the left.
+    """
+    order = attention_mask.argsort(dim=1, descending=True, stable=True)
+    inputs["attention_mask"] = attention_mask
+    return {name: x.gather(1, order) for name, x in inputs.items()}
 
 
 def uses_token_types(backbone: PreTrainedModel) -> bool:
@@ -135,6 +152,23 @@ def tried_out(backbone: PreTrainedModel) -> Iterator[None]:
             config._attn_implementation = kernel
 
 
+# Of the largest number, in multiples of the precision: the same, computed in another shape. What
+# is wrong differs by far more.
+_SAME = 1e3
+_MOST_TOLERANCE = 0.1
+
+
+def are_alike(found: Tensor, expected: Tensor, multiple: float = _SAME) -> bool:
+    """Whether two tensors of one shape differ by no more than so many roundings."""
+    tolerance = min(multiple * torch.finfo(expected.dtype).eps, _MOST_TOLERANCE)
+    return bool((found - expected).abs().amax() <= tolerance * expected.abs().amax())
+
+
+def entrance(backbone: PreTrainedModel) -> torch.device:
+    """A device that inputs may lie on: any, where weights come to them from elsewhere."""
+    return torch.device("cpu") if backbone.device.type == "meta" else backbone.device
+
+
 def used_parameters(backbone: PreTrainedModel) -> set[str]:
     """Names of the parameters that the token vectors depend on."""
     with torch.enable_grad(), tried_out(backbone):
@@ -146,7 +180,7 @@ def used_parameters(backbone: PreTrainedModel) -> set[str]:
 
 def _first_output(backbone: Any) -> torch.Tensor:
     """What a backbone gives for two tokens: vectors, or the logits of a language model."""
-    ids = torch.tensor([[0, 1]], device=backbone.device)
+    ids = torch.tensor([[0, 1]], device=entrance(backbone))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if backbone.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids

@@ -1,5 +1,6 @@
 """A language model of the transformers library that answers a text with a text."""
 
+import inspect
 from typing import Any, ClassVar
 
 import torch
@@ -99,10 +100,17 @@ class LanguageModel(PreTrainedModel):
         self, source: Tensor, source_mask: Tensor, target: Tensor, target_mask: Tensor
     ) -> Tensor:
         ids, mask, places = joined(source, source_mask, target, target_mask)
-        logits = self.native(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        each = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(places)
         real = target_mask.bool()
-        return logits[each[real], places[real] - 1]  # the token before says what comes
+        before = places[real] - 1  # the token before says what comes
+        kept: dict[str, Tensor] = {}
+        if "logits_to_keep" in inspect.signature(self.native.forward).parameters:
+            # Logits of sources, a vocabulary wide, would be most of the memory.
+            first = int(before.min())
+            kept["logits_to_keep"] = torch.arange(first, ids.shape[1], device=ids.device)
+            before = before - first
+        logits = self.native(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
+        each = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(places)
+        return logits[each[real], before]
 
 
 def auto_class(config: Any) -> Any:

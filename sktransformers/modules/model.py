@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from sktransformers.modules.backbone import drop_pooler, hidden_size, token_vectors
+from sktransformers.modules.backbone import padding_last, token_vectors, vector_size
 from sktransformers.modules.crf import CRFOutput, LinearChainCRF
+from sktransformers.modules.encoders import new_backbone, settle
 from sktransformers.modules.heads import Head
 from sktransformers.modules.interaction import WIDTHS, CrossAttention, combine
 from sktransformers.modules.narrowing import narrow, only_read_by
@@ -91,20 +92,21 @@ class TextModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    head: Any
     unit: str
     defers = False
 
     def __init__(self, config: Any, backbone: PreTrainedModel | None = None):
         super().__init__(config)
         if backbone is None:
-            backbone = AutoModel.from_config(config.backbone_config)
+            backbone = new_backbone(config.backbone_config)
         else:
             module: Any
             for module in backbone.modules():  # post_init must leave these weights alone
                 module._is_hf_initialized = True
-        drop_pooler(backbone)
+        settle(backbone)
         self.backbone = backbone
-        self._add_parts(config, hidden_size(config.backbone_config))
+        self._add_parts(config, vector_size(config.backbone_config))
         for name, part in self.named_children():
             if name != "backbone":
                 part.to(backbone.dtype)
@@ -129,6 +131,11 @@ class TextModel(PreTrainedModel):
     def narrow(self) -> bool:
         """Have the last block computed only where it is read; False where that cannot be."""
         return True
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs and outputs are: that of the head, if the backbone lies on several."""
+        return next(self.head.parameters()).device
 
     @property
     def needs_whole_batches(self) -> bool:
@@ -298,9 +305,10 @@ class SequenceModel(TextModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor
     ) -> SequenceClassifierOutput:
-        """Logits of texts that are one sequence each."""
+        """Logits of texts that are one sequence each, padded on either side."""
         each = torch.arange(len(input_ids), device=input_ids.device)
-        vectors = self.encode(input_ids, attention_mask, **types)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
+        vectors = self.encode(**padding_last(**inputs))
         logits = self.logits(vectors, torch.ones_like(each), each.unsqueeze(1))
         return SequenceClassifierOutput(logits=logits)
 

@@ -13,7 +13,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from sktransformers.modules.backbone import drop_pooler
+from sktransformers.modules.backbone import drop_pooler, padding_last
 from sktransformers.modules.model import SequenceConfig, TaggingConfig
 from sktransformers.modules.pooling import SegmentPooling
 from sktransformers.modules.softmax import most_probable
@@ -212,8 +212,9 @@ class NativeSequenceModel(NativeModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor
     ) -> SequenceClassifierOutput:
-        """Logits of texts that are one sequence each."""
-        return SequenceClassifierOutput(logits=self.encode(input_ids, attention_mask, **types))
+        """Logits of texts that are one sequence each, padded on either side."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
+        return SequenceClassifierOutput(logits=self.encode(**padding_last(**inputs)))
 
 
 class NativeTaggingModel(NativeModel):

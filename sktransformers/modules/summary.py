@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from sktransformers.modules.backbone import parts
+from sktransformers.modules.backbone import parts, vector_size
+
+_WITH_VOCABULARY_HEAD = (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM)
 
 
 class PartSummary(NamedTuple):
@@ -28,6 +31,36 @@ class PartSummary(NamedTuple):
     n_trained: int
 
 
+class DroppedHead(NamedTuple):
+    """The layer of a language model that gave the logits of its vocabulary.
+
+    Parameters
+    ----------
+    n_tokens : int
+        Its outputs.
+    width : int
+        What it read of each token.
+    is_tied : bool
+        Whether its weights are those of the embeddings, which stay.
+    """
+
+    n_tokens: int
+    width: int
+    is_tied: bool
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in its weights."""
+        return self.n_tokens * self.width
+
+    def __str__(self) -> str:
+        tied = ", those of the embeddings" if self.is_tied else ""
+        return (
+            f"dropped: vocabulary head, {self.width} x {self.n_tokens:,} = "
+            f"{self.n_parameters:,} parameters{tied}"
+        )
+
+
 @dataclass(frozen=True)
 class ModelSummary:
     """Parameters of a model, part by part from the input to the output.
@@ -38,10 +71,13 @@ class ModelSummary:
         Embeddings, blocks, what is above them, and what stands behind the backbone.
     n_blocks : int
         Blocks of the backbone.
+    dropped_head : DroppedHead or None
+        The vocabulary head that the backbone had as a language model.
     """
 
     parts: tuple[PartSummary, ...]
     n_blocks: int
+    dropped_head: DroppedHead | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -60,10 +96,11 @@ class ModelSummary:
     def __str__(self) -> str:
         rows = [("part", "parameters", "trained"), *self._rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        return "\n".join(
+        lines = [
             f"{name:<{widths[0]}}  {total:>{widths[1]}}  {trained:>{widths[2]}}"
             for name, total, trained in rows
-        )
+        ]
+        return "\n".join([*lines, *map(str, filter(None, [self.dropped_head]))])
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -71,7 +108,8 @@ class ModelSummary:
             for name, total, trained in self._rows()
         )
         head = "<tr><th>part</th><th>parameters</th><th>trained</th></tr>"
-        return f"<table>{head}{rows}</table>"
+        caption = "" if self.dropped_head is None else f"<caption>{self.dropped_head}</caption>"
+        return f"<table>{caption}{head}{rows}</table>"
 
 
 def summarise(model: Any, trained: Collection[str]) -> ModelSummary:
@@ -98,7 +136,19 @@ def summarise(model: Any, trained: Collection[str]) -> ModelSummary:
         count[0] += parameter.numel()
         count[1] += parameter.numel() * (name in trained)
     rows = tuple(PartSummary(name, *count) for name, count in counts.items() if count[0])
-    return ModelSummary(rows, len(found.blocks))
+    return ModelSummary(rows, len(found.blocks), _dropped_head(model.backbone))
+
+
+def _dropped_head(backbone: Any) -> DroppedHead | None:
+    """The vocabulary head of the model that a backbone was taken from, if that had one."""
+    config = backbone.config
+    origin = (config.architectures or [""])[0]
+    known = [auto._model_mapping.get(type(config), None) for auto in _WITH_VOCABULARY_HEAD]
+    is_language_model = origin in [getattr(kind, "__name__", None) for kind in known]
+    n_tokens = getattr(config.get_text_config(), "vocab_size", None)
+    if not is_language_model or origin == type(backbone).__name__ or n_tokens is None:
+        return None
+    return DroppedHead(n_tokens, vector_size(config), bool(config.tie_word_embeddings))
 
 
 def _part(name: str) -> str:

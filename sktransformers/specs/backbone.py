@@ -26,6 +26,11 @@ class Backbone(Spec):
         ``hf auth login`` stored. A token given as text shows in the repr and in pickles.
     dtype : str, default="float32"
         Data type of the weights, by the name torch gives it.
+    device_map : str or dict, default=None
+        For a backbone that is larger than one device: which parts of it go where, as in
+        ``from_pretrained`` of the transformers library. ``"auto"`` or ``"balanced"``, or
+        devices by the names of modules, ``"cpu"`` and ``"disk"`` among them. Needs the library
+        accelerate. ``device`` must be ``"auto"``; the head lies where the last block is.
     attn_implementation : str, default=None
         Attention kernel, as in ``from_pretrained``: ``"eager"``, ``"sdpa"``,
         ``"flash_attention_2"``, which computes nothing for padding and wants a GPU with CUDA, the
@@ -34,6 +39,11 @@ class Backbone(Spec):
         Whether code that lies in the hub repository may run on this machine.
     pretrained : bool, default=True
         False takes the architecture and the tokenizer but random weights, for comparison.
+    bidirectional : bool, default=False
+        Whether the tokens of a decoder see those behind them too, without the causal mask it was
+        pretrained with. For all pooling but ``"last"``, which has no need of it, and for
+        `TokenTagger`. Not every family can, which is tried when it is loaded. An encoder sees both
+        ways anyhow.
     dropout : float in [0, 1), default=None
         Probability of all the dropout in the backbone during training: of embeddings, hidden
         vectors and attention weights. None leaves what its configuration says.
@@ -72,9 +82,11 @@ class Backbone(Spec):
         "revision": [str, None],
         "token": [str, "boolean", None],
         "dtype": [str],
+        "device_map": [str, dict, None],
         "attn_implementation": [str, None],
         "trust_remote_code": ["boolean"],
         "pretrained": ["boolean"],
+        "bidirectional": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left"), None],
         "compact_vocabulary": ["boolean"],
         "keep_weights": ["boolean"],
@@ -91,9 +103,11 @@ class Backbone(Spec):
         revision=None,
         token=None,
         dtype="float32",
+        device_map=None,
         attn_implementation=None,
         trust_remote_code=False,
         pretrained=True,
+        bidirectional=False,
         dropout=None,
         compact_vocabulary=True,
         keep_weights=True,
@@ -106,9 +120,11 @@ class Backbone(Spec):
         self.revision = revision
         self.token = token
         self.dtype = dtype
+        self.device_map = device_map
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
         self.pretrained = pretrained
+        self.bidirectional = bidirectional
         self.dropout = dropout
         self.compact_vocabulary = compact_vocabulary
         self.keep_weights = keep_weights

@@ -13,7 +13,8 @@ class GradualUnfreezing(Spec):
     As in Howard and Ruder 2018 (arXiv:1801.06146), section 3.3. In the first
     ``epochs_per_block`` epochs only pooling and head are trained, in the next the top block
     and the final norm too, and so on; after all blocks come the embeddings. With fewer epochs
-    than that the lowest parts are never trained.
+    than that the lowest parts are never trained. A model that answers in text has no head beside
+    its backbone: it begins with the top block of the decoder.
 
     Parameters
     ----------

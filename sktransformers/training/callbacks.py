@@ -176,9 +176,13 @@ class KeepBest(Callback):
 
 
 def tensors_of(module: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
-    """Parameters and buffers; of a compacted vocabulary only the rows that are trained."""
+    """Parameters and buffers; of a compacted vocabulary only the rows that are trained.
+
+    Without what lies elsewhere (`sktransformers.modules.dispatch`), which no training changes.
+    """
     # The state dict would give all rows.
-    return chain(module.named_parameters(), module.named_buffers())
+    named = chain(module.named_parameters(), module.named_buffers())
+    return ((name, tensor) for name, tensor in named if not tensor.is_meta)
 
 
 class Progress(Callback):

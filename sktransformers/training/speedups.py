@@ -2,6 +2,7 @@
 
 import contextvars
 import functools
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from sktransformers.modules.backbone import parts
+from sktransformers.modules.dispatch import is_offloaded
 from sktransformers.specs import Backbone
 from sktransformers.training import runtime
 
@@ -29,9 +32,13 @@ def check_options(spec: Backbone, device: torch.device) -> None:
 
     Raises
     ------
+    ImportError
+        If a library is missing that an option needs.
     ValueError
         If options contradict each other, or ``torch.compile`` does not work here.
     """
+    if spec.device_map is not None:
+        _check_device_map(spec)
     if "flash" in str(spec.attn_implementation) and device.type != "cuda":
         raise ValueError(
             f"Backbone(attn_implementation={spec.attn_implementation!r}) needs a GPU with CUDA, "
@@ -49,6 +56,25 @@ def check_options(spec: Backbone, device: torch.device) -> None:
             ) from error
 
 
+def _check_device_map(spec: Backbone) -> None:
+    objections = {
+        "a loaded model": isinstance(spec.name, PreTrainedModel),
+        "Backbone(pretrained=False)": not spec.pretrained,
+        "Backbone(compile=True)": spec.compile,
+    }
+    for objection, applies in objections.items():
+        if applies:
+            raise ValueError(
+                f"Backbone(device_map={spec.device_map!r}) and {objection} contradict each other: "
+                f"weights go from files to the devices."
+            )
+    if importlib.util.find_spec("accelerate") is None:
+        raise ImportError(
+            "Backbone(device_map=...) needs the library accelerate: pip install "
+            "sktransformers[devices]"
+        )
+
+
 @functools.cache
 def _try_to_compile(device: torch.device) -> None:
     torch.compile(_double)(torch.ones(2, device=device))
@@ -56,6 +82,21 @@ def _try_to_compile(device: torch.device) -> None:
 
 def _double(x: torch.Tensor) -> torch.Tensor:
     return 2 * x
+
+
+def check_trainable(backbone: Any, spec: Backbone, finetune: Any) -> None:
+    """Check that what is to be trained is there.
+
+    Raises
+    ------
+    ValueError
+        If parts of the backbone lie elsewhere.
+    """
+    if is_offloaded(backbone) and finetune != "head":
+        raise ValueError(
+            f"finetune={finetune!r} and Backbone(device_map={spec.device_map!r}) contradict each "
+            f'other: what lies on disk, or on the CPU beside a GPU, is not trained; take "head".'
+        )
 
 
 def check_backbone(backbone: Any, spec: Backbone) -> None:

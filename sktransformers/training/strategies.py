@@ -127,7 +127,10 @@ class TopBlocks(Strategy):
 
 
 class Gradual(Strategy):
-    """The head, then one more block every few epochs, then the embeddings."""
+    """The head, then one more block every few epochs, then the embeddings.
+
+    Where there is no head outside of the backbone, as in a language model, the top block is first.
+    """
 
     def __init__(self, epochs_per_block: int):
         self.epochs_per_block = epochs_per_block
@@ -136,12 +139,13 @@ class Gradual(Strategy):
         super().prepare(model)
         self._parts = parts(model.backbone)
         self._n_blocks = 0
+        self._n_before = int(below_pooler(model.backbone) == set(model.parameters()))
         self._freeze(set())
         for parameter in self._frozen.values():
             parameter._thaws_later = True  # type: ignore[attr-defined]
 
     def begin_epoch(self, epoch: int) -> None:
-        n = epoch // self.epochs_per_block
+        n = self._step(epoch)
         if n > 0:
             self._thaw(set(self._parts.above.values()))
         blocks = self._parts.blocks
@@ -151,8 +155,12 @@ class Gradual(Strategy):
             self._thaw(set(self._parts.below.values()))
 
     def n_frozen(self, epoch: int) -> float:
-        n = epoch // self.epochs_per_block
+        n = self._step(epoch)
         return max(0, len(self._parts.blocks) - n) if n > 0 else math.inf
+
+    def _step(self, epoch: int) -> int:
+        """Blocks that are trained in an epoch; more than there are for the embeddings too."""
+        return self._n_before + epoch // self.epochs_per_block
 
     def _in_training_mode(self) -> list[nn.Module] | None:
         blocks = self._parts.blocks
