@@ -513,6 +513,14 @@ class MaskedLMAdapter(TransformerEstimator):
         rows = _some(train.rows) if validation is None else validation.rows
         return math.exp(view._loss_of(rows, 0))
 
+    @classmethod
+    def from_pretrained(cls, name, **params):
+        """Not for this class: a checkpoint is the parameter ``backbone``, and ``fit`` adapts it."""
+        raise ValueError(
+            f"from_pretrained is for checkpoints that predict as they are: {cls.__name__}({name!r})"
+            f".fit(texts) goes on with the pretraining of one."
+        )
+
     def _make_engine(self, backend: str) -> Engine:
         raise ValueError(
             "accelerate is for estimators that predict. Pass the adapted backbone to one of them."

@@ -40,8 +40,9 @@ from sktransformers.inference.directory import appearing
 from sktransformers.inputs.batching import pad
 from sktransformers.inputs.encoding import private_tokenizer, tokenize
 from sktransformers.inputs.masking import BlockEncoder, Masking, next_tokens
+from sktransformers.modules.attention import looks_ahead
 from sktransformers.modules.encoders import is_decoder
-from sktransformers.modules.masked import AdaptedConfig, AdaptedModel, sees_ahead
+from sktransformers.modules.masked import AdaptedConfig, AdaptedModel
 from sktransformers.specs import BitFit
 from sktransformers.training import vocabulary
 
@@ -291,7 +292,7 @@ def test_logits_of_some_places_are_those_of_the_family(name):
         found = model.logits(model.encode(ids, mask, row, place, place + 1))
         expected = native(input_ids=ids, attention_mask=mask).logits[row, place]
     torch.testing.assert_close(found, expected)
-    assert sees_ahead(native.base_model) != is_causal
+    assert looks_ahead(native.base_model) != is_causal
 
 
 def test_perplexity_of_a_decoder_is_the_ordinary_one():
@@ -744,7 +745,7 @@ def test_options_of_a_backbone_that_are_not_for_it(option):
 
 
 def test_a_decoder_that_sees_what_it_should_predict_is_refused(monkeypatch):
-    monkeypatch.setattr("sktransformers.training.adaptation.sees_ahead", lambda backbone: True)
+    monkeypatch.setattr("sktransformers.training.adaptation.looks_ahead", lambda backbone: True)
     with pytest.raises(ValueError, match="depend on those behind them"):
         adapter(checkpoint("llama")).fit(TEXTS)
 
@@ -754,6 +755,8 @@ def test_it_does_not_predict(adapted, tmp_path):
         adapted.accelerate("compile")
     with pytest.raises(ValueError, match="export_onnx does not support"):
         adapted.export_onnx(tmp_path / "onnx")
+    with pytest.raises(ValueError, match="goes on with the pretraining"):
+        MaskedLMAdapter.from_pretrained(checkpoint("bert"))
 
 
 # ------------------------------------------------------- the real backbone

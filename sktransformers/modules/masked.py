@@ -3,12 +3,11 @@
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from sktransformers.modules.backbone import token_vectors, tried_out
+from sktransformers.modules.backbone import token_vectors
 from sktransformers.modules.model import TextConfig
 
 
@@ -110,11 +109,3 @@ def _copy(module: Any) -> Any:
     new = copy.copy(module)
     new._modules = dict(module._modules)
     return new
-
-
-def sees_ahead(backbone: Any) -> bool:
-    """Whether the vector of a token depends on those behind it."""
-    ids = torch.tensor([[0, 0], [0, 1]], device=backbone.device)
-    with torch.no_grad(), tried_out(backbone):
-        first, second = token_vectors(backbone, ids, torch.ones_like(ids))[:, 0]
-    return not torch.allclose(first, second, rtol=1e-3, atol=1e-5)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
+from sktransformers.modules.attention import looks_ahead
 from sktransformers.modules.encoders import is_decoder
-from sktransformers.modules.masked import sees_ahead
 from sktransformers.modules.narrowing import widen
 from sktransformers.modules.native import labels_of
 from sktransformers.specs import Backbone
@@ -81,7 +81,7 @@ def load_adaptable(spec: Backbone, *, verbose: bool) -> Adaptable:
         # Where it came from: its tokenizer and its pooling are found there.
         origin = given.base_model if is_loaded else native
         native.base_model.name_or_path = native.name_or_path = origin.name_or_path
-        if is_causal and sees_ahead(native.base_model):
+        if is_causal and looks_ahead(native.base_model):
             raise ValueError(
                 f"{loading.label(spec)} is of a family of decoders, but the vectors of its tokens "
                 f"depend on those behind them, so that it cannot learn to predict these."
