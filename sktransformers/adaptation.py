@@ -295,7 +295,7 @@ class MaskedLMAdapter(TransformerEstimator):
         ValueError
             If X is not as described, or no token is predicted in it.
         """
-        return math.exp(self._loss_of(self._fitted_rows(X), runtime.resolve_seed(random_state)))
+        return _exp(self._loss_of(self._fitted_rows(X), runtime.resolve_seed(random_state)))
 
     def score(self, X, y=None):
         """Mean log-probability of the predicted tokens, the logarithm of 1 / ``perplexity``.
@@ -511,7 +511,12 @@ class MaskedLMAdapter(TransformerEstimator):
         view.__dict__.update(fitted)
         view.model_.eval()
         rows = _some(train.rows) if validation is None else validation.rows
-        return math.exp(view._loss_of(rows, 0))
+        try:
+            return _exp(view._loss_of(rows, 0))
+        except ValueError:
+            if validation is not None:
+                raise
+            return math.nan  # nothing in these few: training looks at all of them
 
     @classmethod
     def from_pretrained(cls, name, **params):
@@ -525,6 +530,11 @@ class MaskedLMAdapter(TransformerEstimator):
         raise ValueError(
             "accelerate is for estimators that predict. Pass the adapted backbone to one of them."
         )
+
+
+def _exp(loss: float) -> float:
+    """What math.exp gives where it can; training that has diverged is no reason to lose it."""
+    return math.exp(loss) if not loss > 700 else math.inf
 
 
 def _some(texts: Sequence[str]) -> list[str]:

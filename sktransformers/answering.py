@@ -83,12 +83,16 @@ class AnsweringEstimator(TransformerEstimator):
 
     def _resolve_max_length(self, loaded: loading.Loaded) -> int:
         length = super()._resolve_max_length(loaded)
-        limit = position_limit(loaded.native)
+        limit, n_new = position_limit(loaded.native), self._most_new_tokens()
         if self.max_length is None and limit is not None:
             if not loaded.native.config.is_encoder_decoder:  # which numbers both in one go
-                length = min(length, max(1, limit - self.max_target_length))
-        check_length(loaded.native, length, self.max_target_length)
+                length = min(length, max(1, limit - n_new))
+        check_length(loaded.native, length, n_new)
         return length
+
+    def _most_new_tokens(self) -> int:
+        """Most tokens of a target or an answer."""
+        return int(self.max_target_length)
 
     def _make_encoder(self, model: Any, tokenizer: Any, max_length: int) -> SourceEncoder:
         return SourceEncoder(tokenizer, max_length, self.template, model.reads_source_first)

@@ -506,6 +506,9 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         else:
             place_behind(model)
             options.device = model.device
+            options.precision = runtime.resolve_precision(
+                self.precision, options.device, training=True
+            )
         encoder = self._make_encoder(model, fitted["tokenizer_"], fitted["max_length_"])
         encoded, counts = encoder.encode(train.rows)
         counts.warn(fitted["max_length_"])

@@ -421,6 +421,10 @@ class Text2TextGenerator(AnsweringEstimator):
             check_library(self.metric)
         return super()._check_options()
 
+    def _most_new_tokens(self) -> int:
+        asked = given_settings(self.generation).get("max_new_tokens") or 0
+        return max(super()._most_new_tokens(), int(asked))
+
     def _template(self, reads_source_first: bool) -> str:
         if self.template is not None:
             return self.template

@@ -45,6 +45,7 @@ from sktransformers.modules.encoders import is_decoder
 from sktransformers.modules.masked import AdaptedConfig, AdaptedModel
 from sktransformers.specs import BitFit
 from sktransformers.training import vocabulary
+from sktransformers.training.adaptation import load_adaptable
 
 TEXTS, LABELS = make_texts(40)
 NEW_HEAD = "has no trained head that predicts tokens"
@@ -653,9 +654,33 @@ def test_pipelines_and_searches():
     steps = make_pipeline(FunctionTransformer(list), adapter(max_epochs=1))
     steps.fit(np.array(TEXTS, dtype=object), LABELS)
     assert steps[-1].perplexity_.shape == (2,)
-    search = GridSearchCV(adapter(max_epochs=1), {"mask_probability": [0.1, 0.4]}, cv=2)
-    assert search.fit(TEXTS).best_params_["mask_probability"] in (0.1, 0.4)
+    search = GridSearchCV(adapter(), {"lr": [1e-12, 3e-3]}, cv=2)
+    assert search.fit(TEXTS).best_params_ == {"lr": 3e-3}
     assert cross_val_score(adapter(max_epochs=1), TEXTS, cv=2).max() < 0
+
+
+def test_training_that_diverged_is_not_lost():
+    found = adapter(lr=1e6, optimizer="sgd", max_epochs=1).fit(TEXTS)
+    assert not found.perplexity_[1] < 1e9
+    assert not found.perplexity(TEXTS) < 1e9
+
+
+def test_texts_of_one_token_are_enough_for_a_decoder():
+    found = adapter(checkpoint("gpt2"), max_epochs=1).fit(["a", "b"] * 40)
+    assert np.isnan(found.perplexity_).all() and found.history_[0]["train_loss"] > 0
+
+
+def test_a_head_of_its_own_is_kept_whatever_the_configuration_says(tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
+    table = model.get_input_embeddings().weight
+    model.get_output_embeddings().weight = torch.nn.Parameter(table.detach() + 1)
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(checkpoint("bert")).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    native = load_adaptable(Backbone(str(tmp_path)), verbose=False).loaded.native
+    torch.testing.assert_close(native.get_output_embeddings().weight, table + 1)
 
 
 def test_blocks_are_no_longer_than_what_the_backbone_can_read():

@@ -19,6 +19,7 @@ from sklearn.metrics import log_loss
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
@@ -30,6 +31,8 @@ from transformers import (
     OPTConfig,
     T5Config,
     T5EncoderModel,
+    T5GemmaConfig,
+    T5GemmaModuleConfig,
     UMT5Config,
 )
 
@@ -48,6 +51,7 @@ from sktransformers import (
     TransformerSequenceRegressor,
     Windows,
 )
+from sktransformers.modules import attention
 from sktransformers.modules.attention import attend_both_ways, looks_ahead
 from sktransformers.modules.dispatch import is_dispatched
 from sktransformers.modules.model import SequenceModel
@@ -208,6 +212,18 @@ def test_start_of_the_head():
     assert (out.bias.abs() < 1e-9).all()
 
 
+def test_large_numbers_do_not_hide_what_tokens_see(monkeypatch):
+    hidden = torch.ones(1, 4, 8, dtype=torch.bfloat16)
+    hidden[..., 0] = 100.0
+    seen = torch.where(torch.arange(8) > 3, 0.5, 0.0).bfloat16()
+
+    def vectors(backbone, ids, mask):
+        return hidden + seen * (ids[0, -1] == 5)
+
+    monkeypatch.setattr(attention, "token_vectors", vectors)
+    assert looks_ahead(AutoModelForCausalLM.from_pretrained(decoder("gpt2")))
+
+
 @pytest.mark.parametrize("name", ["gpt2", "opt", "gemma3"])
 def test_summary_names_the_vocabulary_head_that_was_dropped(name):
     clf = TransformerSequenceClassifier(decoder(name), **STILL).fit(TEXTS, LABELS)
@@ -221,6 +237,15 @@ def test_summary_names_the_vocabulary_head_that_was_dropped(name):
     assert line in clf.summary()._repr_html_()
     assert clf.n_parameters_ == sum(p.numel() for p in clf.model_.parameters())
     assert pickle.loads(pickle.dumps(clf)).summary() == clf.summary()
+
+
+def test_summary_of_a_head_that_is_narrower_than_the_blocks(tmp_path):
+    tokenizer = FAMILIES["albert"].tokenizer()
+    config = FAMILIES["albert"].config(len(tokenizer))
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    clf = TransformerSequenceClassifier(tmp_path, **STILL).fit(TEXTS, LABELS)
+    assert clf.summary().dropped_head == (len(tokenizer), 16, True)
 
 
 def test_summary_of_a_head_of_its_own_and_of_none(tiny_backbone):
@@ -565,6 +590,17 @@ def encoder_decoder(name):
 
 
 T5_LIKE = ("t5", "mt5", "umt5", "byt5")
+
+
+def test_t5gemma_whose_decoder_is_narrower():
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes |= {"head_dim": 16, "intermediate_size": 64, "vocab_size": 120}
+    halves = [T5GemmaModuleConfig(hidden_size=size, **sizes) for size in (48, 32)]
+    whole = AutoModelForSeq2SeqLM.from_config(T5GemmaConfig(*halves, vocab_size=120))
+    backbone = Backbone(whole, tokenizer=language_tokenizer("t5"))
+    clf = TransformerSequenceClassifier(backbone, **FIT).fit(TEXTS, LABELS)
+    assert clf.model_.head.out.in_features == 48
+    assert clf.predict_proba(TEXTS[:3]).shape == (3, len(clf.classes_))
 
 
 @pytest.mark.parametrize("name", T5_LIKE)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from language_models import LANGUAGE_MODELS, language_tokenizer, word_tokenizer
 
-from sktransformers.inputs.batching import Answered, Encoded, Ragged
+from sktransformers.inputs.batching import Answered, Budget, Encoded, Ragged
 from sktransformers.inputs.encoding import private_tokenizer
 from sktransformers.inputs.prompts import (
     Row,
@@ -260,3 +260,49 @@ def test_groups_hold_every_row_and_fit_the_budget(sizes, budget):
     for group in groups:
         longest = np.array(sizes)[group].max(axis=0)
         assert len(group) == 1 or len(group) * longest.sum() <= budget
+
+
+# ------------------------------------------------------- unusual tokenizers
+
+
+class TwoLanguages:
+    """Cuts sources into letters and targets into words, as Marian has two vocabularies."""
+
+    is_fast = False
+    eos_token_id, sep_token_id, pad_token_id, unk_token_id = 9, None, 9, None
+
+    def __call__(self, texts=None, text_target=None, add_special_tokens=True, **options):
+        given, size = (texts, 1) if text_target is None else (text_target, 2)
+        if isinstance(given, str):
+            return {"input_ids": [size] * len(given) + [9] * add_special_tokens}
+        return {"input_ids": [[size] * len(text) + [9] * add_special_tokens for text in given]}
+
+
+def test_targets_are_tokenized_as_targets():
+    assert TargetEncoder(TwoLanguages(), 8, False).encode(["abc"]).flat.tolist() == [2, 2, 2, 9]
+
+
+def test_a_tokenizer_that_wants_to_know_the_language():
+    class Unsure(TwoLanguages):
+        def __call__(self, texts=None, text_target=None, **options):
+            if text_target is not None:
+                raise KeyError(None)
+            return super().__call__(texts, **options)
+
+    with pytest.raises(ValueError, match=r"Unsure wants to know the language.*tgt_lang"):
+        TargetEncoder(Unsure(), 8, False)
+
+
+def test_a_long_prompt_with_half_a_surrogate_pair():
+    encoder = SourceEncoder(TOKENIZERS["bart"], 12, "{text}", False)
+    found = encoder.encode(["boat " * 50 + "\ud83d", "\ud83d " + "boat " * 50])
+    assert found.encoded.sequences.lengths.tolist() == [12, 12]
+    assert found.counts.truncated == 2
+
+
+def test_lack_of_memory_halves_rows_of_source_and_target():
+    sources = Encoded.of_texts(Ragged.of([[5] * 200] * 16))
+    both = with_targets(sources, Ragged.of([[6] * 20] * 16))
+    budget = Budget(4096)
+    assert budget.shrink(both.lengths)
+    assert [len(group) for group in both.groups(budget)] == [9, 7]

@@ -15,6 +15,7 @@ from language_models import (
     DECODERS,
     LANGUAGE_MODELS,
     language_model,
+    language_tokenizer,
     make_t5,
     save_language_model,
     word_tokenizer,
@@ -26,6 +27,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_s
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     ByT5Tokenizer,
@@ -249,8 +251,9 @@ def test_penalties_do_not_see_padding(as_they_are):
         ("t5", {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}, True),
         ("t5", {"encoder_repetition_penalty": 1.2}, False),
         ("t5", {"encoder_no_repeat_ngram_size": 2}, False),
+        ("llama", {"min_length": 20}, False),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_rows_of_one_length_go_together_where_padding_matters(
     kind, options, pads, as_they_are, monkeypatch
@@ -302,6 +305,34 @@ def test_truncated_answers_are_counted(as_they_are):
         warnings.simplefilter("error")
         ended.predict(X[:6])
         assert not ended.generate(X[:6]).truncated.any()
+
+
+def test_settings_in_the_files_of_a_checkpoint_are_read(tmp_path):
+    native = AutoModelForSeq2SeqLM.from_pretrained(language_model("bart"))
+    native.generation_config.num_beams = 3
+    native.save_pretrained(tmp_path)
+    language_tokenizer("bart").save_pretrained(tmp_path)
+    for _ in range(2):  # from the files, and from memory
+        reg = Text2TextGenerator.from_pretrained(tmp_path, device="cpu")
+        assert reg.model_.native.generation_config.num_beams == 3
+
+
+def test_room_for_answers_is_checked_before_training():
+    backbone = language_model("gpt2")
+    limit = AutoConfig.from_pretrained(backbone).n_positions
+    params = {"generation": {"max_new_tokens": limit - 8}, "max_target_length": 4}
+    reg = Text2TextGenerator.from_pretrained(backbone, device="cpu", **params)
+    assert reg.max_length_ == 8
+    with pytest.raises(ValueError, match="max_new_tokens of generation"):
+        Text2TextGenerator(backbone, max_length=9, device="cpu", **params).fit(["a"], ["b"])
+
+
+def test_files_without_the_layer_of_the_vocabulary(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(language_model("llama"))
+    model.model.save_pretrained(tmp_path)
+    language_tokenizer("llama").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lack the layer of the vocabulary"):
+        Text2TextGenerator(str(tmp_path), device="cpu").fit(["a"], ["b"])
 
 
 def test_settings_of_a_checkpoint_hold_but_for_lengths_and_drawing(tmp_path):

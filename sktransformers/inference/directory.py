@@ -20,7 +20,7 @@ def check_free(path: Any, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not overwrite)):
         raise FileExistsError(f"path={str(path)!r} exists and is no empty directory.")
-    return path
+    return path.resolve()  # of a link, what it leads to
 
 
 @contextmanager

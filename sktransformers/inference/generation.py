@@ -13,7 +13,7 @@ from sktransformers.modules.decoding import ids_of
 # What these look at includes padding, unless they have the value that switches them off: else rows
 # of one length go together.
 _SEE_SOURCES = {"encoder_repetition_penalty": 1, "encoder_no_repeat_ngram_size": 0}
-_SEE_ALL = {"repetition_penalty": 1, "no_repeat_ngram_size": 0}
+_SEE_ALL = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "min_length": 0}
 
 
 def generate(

@@ -110,10 +110,15 @@ def label_scores(
     def cut(rows: np.ndarray) -> list[np.ndarray]:
         return token_budget(slots, rows, budget)
 
+    def lengths(rows: np.ndarray) -> np.ndarray:
+        """Slots of each row, or of each label of one that is on its own."""
+        each = slots[rows]
+        return each if len(rows) > 1 else np.repeat(each // len(labels), len(labels))
+
     scores = np.empty((len(sources), len(labels)))
     each = np.arange(len(sources))
     with predictor.autocast():  # left and entered for each piece, it would cast the weights anew
-        for rows, part in predictor.in_pieces(compute, cut, each, budget, slots.__getitem__):
+        for rows, part in predictor.in_pieces(compute, cut, each, budget, lengths):
             scores[rows] = part
     return scores / labels.lengths
 

@@ -132,6 +132,11 @@ class Encoded:
         return len(self.rows)
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of what goes through at once or not at all: of each sequence."""
+        return self.sequences.lengths
+
+    @property
     def slots(self) -> np.ndarray:
         """Slots that the sequences of each row fill, padded to the longest of them."""
         longest, counts = self._longest()
@@ -199,6 +204,11 @@ class Encoded:
 
 class Answered(Encoded):
     """Rows of a source and a target each, one sequence both, in rectangles of their own."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """As `slots`: source and target go through together."""
+        return self.slots
 
     @property
     def slots(self) -> np.ndarray:

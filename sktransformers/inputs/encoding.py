@@ -233,27 +233,29 @@ def first_id(*candidates: int | None) -> int:
     return next((token for token in candidates if token is not None), 0)
 
 
-def tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def tokenize(tokenizer: Any, texts: list[str], as_targets: bool = False) -> list[list[int]]:
     """Token ids of a chunk of texts, without special tokens."""
     try:
-        return _tokenize_valid(tokenizer, texts)
+        return _tokenize_valid(tokenizer, texts, as_targets)
     except (UnicodeEncodeError, TypeError):
-        # Half a surrogate pair is a str in Python but no text: U+FFFD stands in for it.
-        return _tokenize_valid(
-            tokenizer,
-            [t.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for t in texts],
-        )
+        return _tokenize_valid(tokenizer, [as_valid(text) for text in texts], as_targets)
 
 
-def _tokenize_valid(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def as_valid(text: str) -> str:
+    """A text without halves of surrogate pairs, which are str in Python: U+FFFD stands for them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _tokenize_valid(tokenizer: Any, texts: list[str], as_targets: bool) -> list[list[int]]:
     if not texts:
         return []
     if tokenizer.is_fast:
         encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
-        "input_ids"
-    ]
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    # Marian cuts targets into pieces of another language than sources.
+    found = tokenizer(text_target=texts, **options) if as_targets else tokenizer(texts, **options)
+    return found["input_ids"]
 
 
 def token_ids(tokenizer: Any, text: str, special: bool = False) -> list[int]:

@@ -14,6 +14,7 @@ from sktransformers.inputs.batching import Encoded, Ragged, Words, starts
 from sktransformers.inputs.encoding import (
     Counts,
     Encoding,
+    as_valid,
     chunks,
     keep_all_tokens,
     pad_id,
@@ -184,7 +185,7 @@ def _knows_words(tokenizer: Any) -> bool:
 
 def _words(tokenizer: Any, texts: list[str]) -> tuple[Ragged, Ragged]:
     """Token ids, and which of the tokens begin a word."""
-    texts = [t.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for t in texts]
+    texts = [as_valid(text) for text in texts]
     encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
     ids = Ragged.of([encoding.ids for encoding in encodings])
     begins = [

@@ -12,6 +12,7 @@ from sktransformers.inputs.batching import Answered, Encoded, Ragged
 from sktransformers.inputs.encoding import (
     Counts,
     Encoding,
+    as_valid,
     chunks,
     first_id,
     keep_all_tokens,
@@ -191,6 +192,7 @@ class SourceEncoder:
             ids = [list(chain.from_iterable(part)) for part in parts]
             piece = [np.repeat(np.arange(len(p)), [len(i) for i in p]) for p in parts]
         else:
+            prompts = [[as_valid(piece) for piece in prompt] for prompt in prompts]
             found = self.tokenizer.backend_tokenizer.encode_batch(
                 ["".join(prompt) for prompt in prompts], add_special_tokens=False
             )
@@ -263,7 +265,7 @@ class TargetEncoder:
 
     def read(self, texts: Sequence[str]) -> tuple[Ragged, int]:
         """Ids of each target, and how many were longer and were cut."""
-        ids = [self.begin + row for row in tokenize(self.tokenizer, list(texts))]
+        ids = [self.begin + row for row in tokenize(self.tokenizer, list(texts), as_targets=True)]
         n_cut = sum(len(row) >= self.max_length for row in ids)
         return Ragged.of([[*row[: self.max_length - 1], self.end] for row in ids]), n_cut
 
@@ -292,7 +294,13 @@ def end_id(tokenizer: Any) -> int:
 def _target_begin(tokenizer: Any) -> list[int]:
     """Ids that the tokenizer puts in front of a target, such as the code of its language."""
     text, bare = probe(tokenizer)
-    full = list(tokenizer(text_target=text, verbose=False)["input_ids"])
+    try:
+        full = list(tokenizer(text_target=text, verbose=False)["input_ids"])
+    except KeyError as error:  # of M2M100
+        raise ValueError(
+            f"The tokenizer {type(tokenizer).__name__} wants to know the language of targets: pass "
+            f"one with tgt_lang, Backbone(name, tokenizer=...)."
+        ) from error
     found = places(bare, full)
     return full[: found[0]] if found else []
 

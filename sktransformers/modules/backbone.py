@@ -74,7 +74,7 @@ def hidden_size(config: Any) -> int:
     ValueError
         If its configuration has none.
     """
-    width = getattr(config.get_text_config(), "hidden_size", None)
+    width = getattr(_text_config(config), "hidden_size", None)
     if not isinstance(width, int):
         raise ValueError(
             f"The configuration {type(config).__name__} of this backbone states no hidden_size."
@@ -84,8 +84,16 @@ def hidden_size(config: Any) -> int:
 
 def vector_size(config: Any) -> int:
     """Width of the backbone's token vectors, which are narrower than the blocks in OPT-350m."""
-    width = getattr(config.get_text_config(), "word_embed_proj_dim", None)
+    width = getattr(_text_config(config), "word_embed_proj_dim", None)
     return width if isinstance(width, int) else hidden_size(config)
+
+
+def _text_config(config: Any) -> Any:
+    """What a configuration says of token vectors; of T5Gemma's encoder alone, its own part."""
+    encoder = getattr(config, "encoder", None)
+    if not config.is_encoder_decoder and hasattr(encoder, "hidden_size"):
+        return encoder
+    return config.get_text_config()
 
 
 def token_vectors(backbone: PreTrainedModel, input_ids: Any, attention_mask: Any, **kw: Any) -> Any:
@@ -101,7 +109,10 @@ def padding_last(attention_mask: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
     """
     order = attention_mask.argsort(dim=1, descending=True, stable=True)
     inputs["attention_mask"] = attention_mask
-    return {name: x.gather(1, order) for name, x in inputs.items()}
+    return {
+        name: x.gather(1, order) if isinstance(x, Tensor) and x.shape == order.shape else x
+        for name, x in inputs.items()
+    }
 
 
 def uses_token_types(backbone: PreTrainedModel) -> bool:
@@ -121,7 +132,7 @@ def position_limit(backbone: PreTrainedModel) -> int | None:
             return module.num_embeddings - offset
     if _has_relative_positions(backbone.config):
         return None
-    return getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+    return getattr(_text_config(backbone.config), "max_position_embeddings", None)
 
 
 def _has_relative_positions(config: Any) -> bool:

@@ -72,7 +72,8 @@ class AdaptedModel(PreTrainedModel):
         word_ends: Tensor,
     ) -> Tensor:
         """Vectors of the tokens that stand at ``word_begins`` in the sequences ``word_rows``."""
-        hidden = token_vectors(self.native.base_model, input_ids, attention_mask)
+        how = {"use_cache": False} if self.config.is_causal else {}
+        hidden = token_vectors(self.native.base_model, input_ids, attention_mask, **how)
         return hidden[word_rows, word_begins]
 
     def decide(self, vectors: Tensor, sizes: Tensor, rows: Tensor) -> Tensor:

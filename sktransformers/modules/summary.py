@@ -148,7 +148,11 @@ def _dropped_head(backbone: Any) -> DroppedHead | None:
     n_tokens = getattr(config.get_text_config(), "vocab_size", None)
     if not is_language_model or origin == type(backbone).__name__ or n_tokens is None:
         return None
-    return DroppedHead(n_tokens, vector_size(config), bool(config.tie_word_embeddings))
+    is_tied = bool(getattr(config, "tie_word_embeddings", False))
+    width = getattr(config, "embedding_size", None) or vector_size(config)
+    if is_tied:
+        n_tokens, width = backbone.get_input_embeddings().weight.shape
+    return DroppedHead(n_tokens, width, is_tied)
 
 
 def _part(name: str) -> str:

@@ -3,6 +3,7 @@
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from sktransformers.modules.attention import looks_ahead
@@ -77,7 +78,7 @@ def load_adaptable(spec: Backbone, *, verbose: bool) -> Adaptable:
         else:
             native, fresh = loading._load_model(source, spec, auto)
             fresh = [name for name in fresh if name in _behind(native)]
-        _tie(native, fresh)
+        _tie(native, fresh, spec.pretrained)
         # Where it came from: its tokenizer and its pooling are found there.
         origin = given.base_model if is_loaded else native
         native.base_model.name_or_path = native.name_or_path = origin.name_or_path
@@ -96,12 +97,14 @@ def _behind(native: Any) -> list[str]:
     return [name for name, p in native.named_parameters() if p not in inside]
 
 
-def _tie(native: Any, fresh: list[str]) -> None:
+def _tie(native: Any, fresh: list[str], is_pretrained: bool) -> None:
     """Tie the last layer to the input embedding where it is, or else would be random."""
     out, table = native.get_output_embeddings(), native.get_input_embeddings()
     names = {name for name, p in native.named_parameters() if out is not None and p is out.weight}
     if names & set(fresh) and out.weight.shape == table.weight.shape:
         native.config.tie_word_embeddings = True
+    elif is_pretrained and out is not None and not torch.equal(out.weight, table.weight):
+        return  # the files have one of their own, whatever the configuration says
     native.tie_weights()
 
 

@@ -251,7 +251,11 @@ def load_language(spec: Backbone, *, verbose: bool) -> Loaded:
         else:
             native, fresh = _load_model(source, spec, auto)
             if fresh:
-                raise ValueError(_no_head(label(spec), auto))
+                raise ValueError(
+                    f"The files of {label(spec)} lack the layer of the vocabulary "
+                    f"({', '.join(fresh[:3])}), without which a model cannot answer in text; "
+                    f"TransformerSequenceClassifier and the like take it as a backbone."
+                )
         return Loaded(native, _fitting_tokenizer(native, source, spec), "none", native)
 
 
@@ -417,10 +421,10 @@ def _copy_backbone(model: Any, pretrained: bool) -> Any:
 
 def _no_encoder(name: str, config: Any) -> str:
     return (
-        f"{name} is an encoder-decoder model, and the transformers library has no class for the "
-        f"encoder of its family {config.model_type!r} alone. This estimator needs one vector a "
-        f"token: an encoder, a decoder, or T5. Text2TextClassifier and Text2TextGenerator take "
-        f"encoder-decoder models as they are."
+        f"{name} is an encoder-decoder model, and AutoModelForTextEncoding of the transformers "
+        f"library does not know the encoder of its family {config.model_type!r} alone. This "
+        f"estimator needs one vector a token: an encoder, a decoder, or T5. Text2TextClassifier "
+        f"and Text2TextGenerator take encoder-decoder models as they are."
     )
 
 

@@ -459,7 +459,7 @@ class FineTuningNet(skorch.NeuralNet):
                     for name, metric in self.metrics.items():
                         sums[name] = sums[name] + metric(outputs, group_targets)
             except Exception as error:
-                make_room(error, self.budget, group.sequences.lengths)
+                make_room(error, self.budget, group.lengths)
                 return None
         return {
             "loss": loss,

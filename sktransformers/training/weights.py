@@ -59,6 +59,8 @@ class Weights(NamedTuple):
         What transformers said when it read the files.
     how : dict
         Its options then.
+    generation : GenerationConfig, default=None
+        What a file of its own says of how it writes.
     """
 
     kind: Any
@@ -66,6 +68,7 @@ class Weights(NamedTuple):
     tensors: dict[str, Tensor]
     info: dict[str, Any]
     how: dict[str, Any]
+    generation: Any = None
 
     @classmethod
     def of(cls, read: Callable[..., Any], config: Any, how: dict[str, Any]) -> "Weights":
@@ -77,7 +80,8 @@ class Weights(NamedTuple):
             model, info = read(copy.deepcopy(config), how)
         new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
         tensors = {name: x for name, x in model.state_dict().items() if name not in new}
-        return cls(type(model), config, tensors, info, how)
+        generation = getattr(model, "generation_config", None)
+        return cls(type(model), config, tensors, info, how, generation)
 
     def model(self) -> Any:
         """A model of the caller's own: what ``from_pretrained`` would make of the files now."""
@@ -89,4 +93,6 @@ class Weights(NamedTuple):
         )
         # It was not told where they come from.
         model.name_or_path = model.config.name_or_path = self.config.name_or_path
+        if self.generation is not None:
+            model.generation_config = copy.deepcopy(self.generation)
         return model
