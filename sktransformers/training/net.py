@@ -335,7 +335,7 @@ class FineTuningNet(skorch.NeuralNet):
             return torch.zeros(()), nullcontext()
         norms = torch._foreach_norm(gradients)
         if len({x.device for x in norms}) > 1:
-            norms = [x.to(norms[-1].device) for x in norms]
+            norms = tuple(x.to(norms[-1].device) for x in norms)
         norm = torch.linalg.vector_norm(torch.stack(norms))
         if self.max_grad_norm is None:
             return norm, nullcontext()
