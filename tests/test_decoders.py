@@ -596,7 +596,9 @@ def test_t5gemma_whose_decoder_is_narrower():
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     sizes |= {"head_dim": 16, "intermediate_size": 64, "vocab_size": 120}
     halves = [T5GemmaModuleConfig(hidden_size=size, **sizes) for size in (48, 32)]
-    whole = AutoModelForSeq2SeqLM.from_config(T5GemmaConfig(encoder=halves[0], decoder=halves[1], vocab_size=120))
+    whole = AutoModelForSeq2SeqLM.from_config(
+        T5GemmaConfig(encoder=halves[0], decoder=halves[1], vocab_size=120)
+    )
     backbone = Backbone(whole, tokenizer=language_tokenizer("t5"))
     clf = TransformerSequenceClassifier(backbone, **FIT).fit(TEXTS, LABELS)
     assert clf.model_.head.out.in_features == 48
