@@ -754,8 +754,9 @@ def test_warm_start_goes_on(fitted_by, texts, labels, name):
     ],
     ids=["tree-plain", "adaptive-tree", "tree-sampled", "sampled-adaptive"],
 )
-def test_warm_start_keeps_the_layer(fitted_by, never_load, texts, labels, before, after):
+def test_warm_start_keeps_the_layer(fitted_by, request, texts, labels, before, after):
     clf = copy.copy(fitted_by(before)).set_params(warm_start=True, loss=after)
+    request.getfixturevalue("never_load")  # not before: it is fitted here, or by another test
     with pytest.raises(ValueError, match=r"^loss=.*whose last layer is.*that of the fitted model"):
         clf.fit(texts, labels)
 
