@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktransformers.inference import export
@@ -20,6 +19,7 @@ from sktransformers.inputs.encoding import Counts
 from sktransformers.modules.backbone import hidden_size
 from sktransformers.modules.dispatch import check_in_one_place
 from sktransformers.modules.summary import ModelSummary
+from sktransformers.saved import SavedTransformer
 from sktransformers.specs import as_cache
 from sktransformers.training import runtime
 from sktransformers.training.frozen import Frozen
@@ -32,7 +32,7 @@ _CACHED = 1536 * 384
 _TRANSIENT = ("net_", "_frozen", "_engine")  # left out of pickles
 
 
-class FittedTransformer(BaseEstimator):
+class FittedTransformer(SavedTransformer):
     """An estimator as far as it does not train: ``model_`` and ``tokenizer_`` are there, or not.
 
     Parameters ``device``, ``finetune``, ``precision``, ``max_batch_tokens``, ``memory`` and
@@ -285,10 +285,7 @@ class FittedTransformer(BaseEstimator):
     def __setstate__(self, state):
         super().__setstate__(state)
         if "model_" in state:
-            try:
-                self.model_.to(runtime.resolve_device(self.device))
-            except ValueError as error:
-                warnings.warn(f"{error} The model stays on the CPU.", stacklevel=2)
+            self._place()
         if "backend_" in state:
             try:
                 self._engine = self._make_engine(self.backend_)

@@ -22,8 +22,10 @@ ALLOWED = {
     "inference": ("modules", "inputs.batching", "inference"),
     "augmentation": BELOW,
     "course": BELOW,
-    "fitted": BELOW,
-    "estimator": (*BELOW, "augmentation", "course", "fitted"),
+    "persistence": ("specs", "augmentation", "metrics", *BELOW, "persistence"),
+    "saved": (*BELOW, "persistence"),
+    "fitted": (*BELOW, "saved"),
+    "estimator": (*BELOW, "augmentation", "course", "fitted", "saved"),
     "partial": (),
     "outputs": (
         "partial",

@@ -1,0 +1,1 @@
+"""A fitted estimator as a directory that anybody can open safely."""
