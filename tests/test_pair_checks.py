@@ -12,6 +12,7 @@ from test_estimator_checks import (  # noqa: F401 (the fixtures)
     directory,
     in_directory,
     make,
+    parametrize_with_weight_checks,
 )
 
 from sktransformers import PairClassifier, PairRegressor
@@ -51,9 +52,8 @@ class PairRegressorOfNumbers(NumbersAsPairs, PairRegressor):
 
 @parametrize_with_checks(
     [
-        make(cls, interaction=interaction, max_epochs=max_epochs)
-        for cls in (PairClassifierOfNumbers, PairRegressorOfNumbers)
-        for interaction, max_epochs in (("cross", 3), ("all", 1))
+        make(PairClassifierOfNumbers, interaction="cross", max_epochs=3),
+        make(PairRegressorOfNumbers, interaction="all", max_epochs=1),
     ],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
@@ -61,7 +61,7 @@ def test_checks_for_numbers(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks(
+@parametrize_with_weight_checks(
     [
         make(cls, interaction=interaction, **ONE_BATCH)
         for cls in (PairClassifierOfNumbers, PairRegressorOfNumbers)

@@ -30,6 +30,7 @@ from test_estimator_checks import (  # noqa: F401 (the fixtures)
     directory,
     in_directory,
     make,
+    parametrize_with_weight_checks,
 )
 from test_native import checkpoints, logits_of  # noqa: F401 (a fixture)
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -92,7 +93,7 @@ def test_checks_for_numbers(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks([make(RegressorOfNumbers, **ONE_BATCH)])
+@parametrize_with_weight_checks([make(RegressorOfNumbers, **ONE_BATCH)])
 def test_checks_for_numbers_in_one_batch(estimator, check):
     check(estimator)
 
