@@ -480,14 +480,19 @@ def locate(name: Any, spec: Backbone) -> Source:
     return Source(text, True, options, files_state(Path(cached).parent))
 
 
-def _check_hub_id(name: Any, text: str) -> None:
-    looks_like_path = (
+def looks_like_path(name: str | os.PathLike[str]) -> bool:
+    """Whether a name cannot be an id on the hub, and so is that of a directory."""
+    text = os.fspath(name)
+    return (
         isinstance(name, os.PathLike)
         or text.startswith((".", "~", os.sep))
         or text.count("/") > 1
         or "\\" in text
     )
-    if looks_like_path:
+
+
+def _check_hub_id(name: Any, text: str) -> None:
+    if looks_like_path(name):
         raise ValueError(f"The backbone directory {text!r} does not exist.")
     try:
         huggingface_hub.utils.validate_repo_id(text)
@@ -638,6 +643,8 @@ def _from_files(
         config=config,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # the caller's message names them
+        # It asks for an adapter, too, and by itself would wait long for a hub out of reach.
+        adapter_kwargs={"local_files_only": source.local_only},
         **source.kwargs(),
         **how,
     )
