@@ -602,7 +602,7 @@ def joined_rows(n_windows):
 
 
 MEMORY = {
-    "sequence": (TransformerSequenceClassifier, {}, lambda n: [document_of(n)] * 2, 300),
+    "sequence": (TransformerSequenceClassifier, {}, lambda n: [document_of(n)] * 2, 120),
     "pair cross": (PairClassifier, {"interaction": "cross"}, joined_rows, 40),
     "pair all": (
         PairClassifier,
