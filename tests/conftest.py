@@ -1,5 +1,6 @@
 """Tiny backbones with random weights, built here: no network, no files beside the tests."""
 
+import gc
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,6 +26,13 @@ settings.load_profile("tests")
 # What is compared to float tolerance is trained in fp32, whatever the CPU has.
 CPU_HAS_BF16_TILES = runtime.cpu_has_bf16_tiles
 runtime.cpu_has_bf16_tiles = lambda: False
+
+
+def pytest_collection_finish(session):
+    # What stays till the end need not be looked through again and again: a tenth of the time.
+    gc.collect()
+    gc.freeze()
+
 
 WORDS = {
     "food": ["bread", "cheese", "soup", "pão", "feijão", "queijo", "arroz", "tasty"],
