@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # what the names below resolve to, for editors and type check
     )
     from sktransformers.multitask import MultiTaskSequenceEstimator as MultiTaskSequenceEstimator
     from sktransformers.pair import PairClassifier as PairClassifier, PairRegressor as PairRegressor
+    from sktransformers.persistence.errors import SavedModelError as SavedModelError
     from sktransformers.prompting import Text2TextClassifier as Text2TextClassifier
+    from sktransformers.saved import load as load
     from sktransformers.sequence import (
         TransformerSequenceClassifier as TransformerSequenceClassifier,
         TransformerSequenceRegressor as TransformerSequenceRegressor,
@@ -76,11 +78,13 @@ _NAMES = {
     "MultiTaskSequenceEstimator": "sktransformers.multitask",
     "PairClassifier": "sktransformers.pair",
     "PairRegressor": "sktransformers.pair",
+    "SavedModelError": "sktransformers.persistence.errors",
     "Text2TextClassifier": "sktransformers.prompting",
     "Text2TextGenerator": "sktransformers.text2text",
     "TokenTagger": "sktransformers.tagging",
     "TransformerSequenceClassifier": "sktransformers.sequence",
     "TransformerSequenceRegressor": "sktransformers.sequence",
+    "load": "sktransformers.saved",
 }
 _NAMES |= dict.fromkeys(
     (

@@ -128,6 +128,10 @@ history_ : list of dict
     ``tokens_per_second`` (without padding). Batches are kept with ``callbacks=[BatchHistory()]``.
 n_iter_ : int
     Epochs trained.
+n_samples_seen_ : int
+    Training rows of ``fit`` and of each ``partial_fit`` and further ``fit`` with
+    ``warm_start=True`` since: a row that came twice counts twice, in whatever number of epochs.
+    Without validation rows, those that ``replay`` brings back, and those of weight zero.
 lr_ : float
     Peak learning rate of the backbone that was used.
 n_blocks_, n_parameters_, n_trained_parameters_ : int
@@ -163,6 +167,11 @@ threshold : float, array-like of shape (n_labels,), dict or "tuned", default=0.5
 target_mean_, target_scale_ : float or ndarray of shape (n_outputs,)
     Weighted mean and standard deviation of the training targets; arrays if y had several
     columns.
+""",
+    "class_count_": """
+class_count_ : ndarray of int and shape (n_classes,)
+    How many of the rows that ``n_samples_seen_`` counts have each class; of soft targets, the
+    most probable one.
 """,
     "threshold_": """
 threshold_ : float or ndarray of shape (n_labels,)

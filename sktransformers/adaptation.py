@@ -1,11 +1,11 @@
 """Continue the pretraining of a backbone on the user's own texts."""
 
 import copy
-import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,6 @@ from sktransformers._docs import shared_docs
 from sktransformers.course import Course, Data, Options
 from sktransformers.estimator import TransformerEstimator, with_callbacks
 from sktransformers.inference.accelerate import Engine
-from sktransformers.inference.directory import appearing, check_free
 from sktransformers.inference.likelihood import mean_loss
 from sktransformers.inputs.batching import Encoded
 from sktransformers.inputs.encoding import private_tokenizer, users_level
@@ -35,10 +34,10 @@ from sktransformers.modules import losses
 from sktransformers.modules.masked import AdaptedConfig, AdaptedModel
 from sktransformers.specs import DEFAULT_BACKBONE, BitFit, LoRA
 from sktransformers.training import loading, runtime
-from sktransformers.training.adaptation import load_adaptable
+from sktransformers.training.adaptation import load_adaptable, sentence_files
 from sktransformers.training.moments import Moments
 from sktransformers.training.net import FineTuningNet
-from sktransformers.training.strategies import Strategy, fold_adapters, lora_layers
+from sktransformers.training.strategies import Strategy
 
 _NOT_HERE = (
     *("head", "head_init", "long_text", "augment", "scoring", "replay", "memory"),
@@ -320,41 +319,41 @@ class MaskedLMAdapter(TransformerEstimator):
         check_is_fitted(self)
         return self.model_.native.base_model
 
-    def save(self, path, overwrite=False):
+    def save_pretrained(self, path, *, weights="full", **options):
         """Write the adapted model as a directory, all of it or nothing.
 
-        It holds ``config.json``, ``model.safetensors``, the tokenizer and, of a
-        sentence-transformers checkpoint, what it says of its pooling: everything that takes the
-        name of a backbone takes this path, estimators as well as
-        ``transformers.AutoModel.from_pretrained``. The head that predicts tokens is in it too,
-        for a further `MaskedLMAdapter`.
+        Everything that takes the name of a backbone takes this path, estimators as well as
+        ``transformers.AutoModel.from_pretrained``: it holds ``config.json``,
+        ``model.safetensors``, the tokenizer and, of a sentence-transformers checkpoint, what it
+        says of its pooling. The head that predicts tokens is in it too, for a further
+        `MaskedLMAdapter`. `sktransformers.load` gives the adapter back.
 
         Parameters
         ----------
         path : str or path-like
-            The directory. It must not exist, or be empty; it appears when all is written.
-        overwrite : bool, default=False
-            Whether the new directory takes the place of one that is not empty, with all that is
-            in it.
+            The directory. It appears when all is written. One that an earlier call wrote is
+            replaced.
+        weights : {"auto", "full", "delta"}, default="full"
+            All weights, for which ``"auto"`` stands too, with low-rank adapters merged; or only
+            the tensors that differ from those of the pretrained backbone, which `load` needs
+            then, and no other reader.
+        **options
+            ``format``, ``drop``, ``overwrite`` and ``scores``, as of the other estimators.
 
         Raises
         ------
-        FileExistsError
-            If there is something at path, and it may not be overwritten or is no directory.
+        FileExistsError, NotFittedError, TypeError, ValueError
+            As the other estimators do.
         """
-        check_is_fitted(self)
-        path = check_free(path, overwrite)
-        native = self.model_.native
-        if lora_layers(native):
-            native = copy.deepcopy(native)
-            fold_adapters(native)
-        with loading.quiet(verbose=False), appearing(path, overwrite) as folder:
-            native.save_pretrained(folder)
-            self.tokenizer_.save_pretrained(folder)
-            for name, content in self._files.items():
-                file = folder / name
-                file.parent.mkdir(exist_ok=True)
-                file.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        weights = "full" if weights == "auto" else weights
+        super().save_pretrained(path, weights=weights, **options)
+
+    def _saved_files(self) -> dict[str, Any]:
+        return self._files
+
+    def _set_saved_attributes(self, found: dict[str, Any], folder: Path) -> None:
+        super()._set_saved_attributes(found, folder)
+        self._files = sentence_files(folder)
 
     def _loss_of(self, rows: Sequence[str], seed: int) -> float:
         """Mean loss of the tokens that are predicted in texts."""
@@ -519,7 +518,7 @@ class MaskedLMAdapter(TransformerEstimator):
             return math.nan  # nothing in these few: training looks at all of them
 
     @classmethod
-    def from_pretrained(cls, name, **params):
+    def _from_checkpoint(cls, name: Any, **params: Any) -> Any:
         """Not for this class: a checkpoint is the parameter ``backbone``, and ``fit`` adapts it."""
         raise ValueError(
             f"from_pretrained is for checkpoints that predict as they are: {cls.__name__}({name!r})"

@@ -70,7 +70,7 @@ from sktransformers.training.frozen import Frozen
 from sktransformers.training.layer_probe import fit_layer
 from sktransformers.training.moments import GoOn, Moments
 from sktransformers.training.net import EncodedDataset, FineTuningNet
-from sktransformers.training.probe import probe_rows
+from sktransformers.training.probe import probe_rows, start_layer
 from sktransformers.training.speedups import (
     check_backbone,
     check_options,
@@ -234,6 +234,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             validation = train.take(held_out)
             train = train.take(np.setdiff1d(np.arange(len(train.rows)), held_out))
         self._check_plan(coding, validation, earlier)
+        counted = self._counted(train, coding, earlier)
         if earlier is not None:  # other draws than before, but the same rows held out
             again = np.random.SeedSequence([options.seed, len(history)])
             options.seed = int(again.generate_state(1)[0])
@@ -262,6 +263,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         fitted |= counts_of(model, strategy.finish())
         model.eval()
         model.zero_grad(set_to_none=True)
+        fitted |= counted | {"_held_out": _chosen_epoch(net, validation, len(history))}
         fitted |= self._after_training(fitted, train, validation, coding)
 
         # Everything fitted appears at once: a fit that failed leaves what was there.
@@ -447,7 +449,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             )
             if options.backbone.skip_unread and not model.narrow() and self.verbose:
                 print("The last block is computed for all tokens, though pooling reads one.")
-        model.config.problem_type = coding.problem_type
+        _set_problem_type(model, coding)
         if self.verbose:
             print(
                 f"New {type(options.head).__name__.lower().removesuffix('head')} head on "
@@ -591,7 +593,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         with compacted(net, np.concatenate(ids), bool(self.verbose)) if small else nullcontext():
             with prepared_for_training(model.backbone, options.backbone):
                 net.fit(_dataset(encoded, train.targets, redraw))
-            return net, Moments.of(net)
+            return net, Moments.of(net).small()
 
     def _continuation(
         self,
@@ -714,13 +716,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         coef, intercept = self._fit_probe(
             vectors.astype(np.float64), flat(targets.values), flat(targets.weights), coding, rng
         )
-        if out.bias is None:  # as good as an intercept where vectors are near their mean
-            mean = vectors.mean(axis=0, dtype=np.float64)
-            coef = coef + np.outer(intercept, mean / max(mean @ mean, np.finfo(float).tiny))
-        with torch.no_grad():
-            out.weight.copy_(torch.from_numpy(coef))
-            if out.bias is not None:
-                out.bias.copy_(torch.from_numpy(intercept))
+        start_layer(out, vectors, coef, intercept)
 
     def _given_validation(self, X_val: Any, y_val: Any, coding: Any) -> Data | None:
         if (X_val is None) != (y_val is None):
@@ -832,33 +828,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         return dict(view.net_.callbacks_)["range_test"].curve()
 
     @classmethod
-    def from_pretrained(cls, name, **params):
-        """Estimator that predicts with a fine-tuned checkpoint as it is.
-
-        Its logits are those of the transformers library's own model for the task. ``fit``
-        starts over with a new last layer; with ``warm_start=True`` it goes on.
-
-        Parameters
-        ----------
-        name : str, path, Backbone or PreTrainedModel
-            The checkpoint: an id on the Hugging Face hub, a directory, a `Backbone` with
-            options, or a loaded model with its head.
-        **params
-            Parameters of the estimator but for ``backbone`` and ``head``, which are ``name`` and
-            ``"native"``.
-
-        Returns
-        -------
-        estimator : object
-            As after ``fit``, without ``lr_`` and ``net_``. Labels are the names that the
-            checkpoint has for its outputs (``id2label``), as str; like those of ``fit`` they
-            are sorted, and the outputs with them. Numbers come as the checkpoint gives them.
-
-        Raises
-        ------
-        ValueError
-            If the checkpoint cannot be loaded, has no trained head, or one for another task.
-        """
+    def _from_checkpoint(cls, name: Any, **params: Any) -> Any:
         estimator = cls(**{**cls._checkpoint_parameters, **params, "backbone": name})
         if "head" in params and not isinstance(named(params["head"], HEADS), NativeHead):
             raise ValueError(
@@ -875,7 +845,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             names, config.problem_type, loading.label(options.backbone)
         )
         model = estimator._make_native(loaded.native)
-        model.config.problem_type = coding.problem_type
+        _set_problem_type(model, coding)
         if len(names) > 1:
             model.reorder([names.index(name) for name in coding.names])
         model.to(options.device).eval()
@@ -886,6 +856,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             max_length_=estimator._resolve_max_length(loaded),
             history_=[],
             n_iter_=0,
+            **estimator._counted(None, coding, None),
             **counts_of(model, ()),
         )
         return estimator
@@ -912,6 +883,11 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
 
     def _check_plan(self, coding: Any, validation: Data | None, earlier: Any) -> None:
         """Check what parameters ask for that hangs on the rows at hand."""
+
+    def _counted(self, train: Data | None, coding: Any, earlier: Any) -> dict[str, Any]:
+        """Fitted attributes that count rows: those of this training, and earlier ones."""
+        n = 0 if train is None else len(train.rows)
+        return {"n_samples_seen_": n if earlier is None else earlier.n_samples_seen_ + n}
 
     def _after_training(
         self, fitted: dict[str, Any], train: Data, validation: Data | None, coding: Any
@@ -992,6 +968,12 @@ def window_pooling(long_text: Any) -> str:
     return "mean" if long_text == "truncate" else named(long_text, WINDOWS).pooling
 
 
+def _set_problem_type(model: Any, coding: Any) -> None:
+    """Say what logits stand for, also to those who have the model of the family alone."""
+    for part in (model, getattr(model, "native", model)):
+        part.config.problem_type = coding.problem_type
+
+
 def _dataset(
     encoded: Encoded,
     targets: Targets,
@@ -1012,6 +994,16 @@ def _columns(encoded: Encoded, targets: Targets) -> tuple[Encoded, Any, Any]:
     else:
         weights = weights / mean
     return encoded, targets.values, weights
+
+
+def _chosen_epoch(
+    net: FineTuningNet, validation: Data | None, n_earlier: int
+) -> dict[str, int] | None:
+    """How many rows were held out, and the row of the history whose weights they chose."""
+    if validation is None:
+        return None
+    best = dict(net.callbacks_)["best"].best_row_
+    return {"n_samples": len(validation.rows), "epoch": n_earlier + best}
 
 
 def _epoch_row(row: dict[str, Any], earlier_epochs: int) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class FittedTransformer(SavedTransformer):
     replay: Any
     _frozen: Frozen | None = None  # in training only
     _engine: Engine | None = None  # after accelerate
+    _held_out: dict[str, int] | None = None  # validation rows of the last training
 
     def summary(self) -> ModelSummary:
         """Parameters of the fitted model, part by part, and what of them ``fit`` trained.

@@ -37,7 +37,7 @@ from sktransformers.modules.multitask import (
 from sktransformers.modules.pooling import POOLINGS
 from sktransformers.partial import PartialFit
 from sktransformers.specs import DEFAULT_BACKBONE, HEADS, Linear, MLPHead, NativeHead, named
-from sktransformers.training.probe import logistic_probe, probe_rows, ridge_probe
+from sktransformers.training.probe import logistic_probe, probe_rows, ridge_probe, start_layer
 
 
 @shared_docs
@@ -317,6 +317,14 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
             raise ValueError("y has no entries to score: no label, and no two numbers of a task.")
         return float(np.nanmean(values))
 
+    def _check_saved_attributes(self) -> None:
+        super()._check_saved_attributes()
+        sizes = [task.n_outputs for task in tasks_of(self)]
+        if sizes != self.model_.config.task_sizes or self.n_texts_ not in (1, 2):
+            raise ValueError(
+                f"there are tasks of {sizes} outputs and {self.n_texts_!r} texts a row"
+            )
+
     def _by_task(self, outputs: np.ndarray) -> list[np.ndarray]:
         """Outputs of each task."""
         return np.split(outputs, np.cumsum(self.model_.config.task_sizes)[:-1], axis=1)
@@ -428,6 +436,4 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
             else:
                 codes = values.astype(np.int64)
                 coef, intercept = logistic_probe(vectors, codes, weights, task.n_outputs, rng)
-            with torch.no_grad():
-                head.out.weight.copy_(torch.from_numpy(coef))
-                head.out.bias.copy_(torch.from_numpy(intercept))
+            start_layer(head.out, vectors, coef, intercept)

@@ -35,6 +35,7 @@ from sktransformers.inputs.targets import (
     n_columns,
     soft_coding,
 )
+from sktransformers.inputs.validation import check_shape
 from sktransformers.modules import losses
 from sktransformers.partial import GrowingClasses, PartialFit
 from sktransformers.specs import (
@@ -46,6 +47,7 @@ from sktransformers.specs import (
     CrossEntropy,
     FocalLoss,
     HuberLoss,
+    Linear,
     NativeHead,
     SampledSoftmax,
     TreeSoftmax,
@@ -266,6 +268,13 @@ class LabelOutputs(GrowingClasses, ClassScores):
         threshold = np.asarray(self.threshold_).tolist()
         return meaning | {"apply": "sigmoid", "threshold": threshold}
 
+    def _check_saved_attributes(self) -> None:
+        super()._check_saved_attributes()
+        n_outputs = self.model_.config.num_labels
+        check_shape("classes_", self.classes_, (n_outputs,))
+        if _any_labels(self) and np.ndim(self.threshold_):
+            check_shape("threshold_", self.threshold_, (n_outputs,))
+
     @property
     def _link(self) -> Any:
         return _AnyLabels if _any_labels(self) else _OneLabel
@@ -347,6 +356,12 @@ class LabelOutputs(GrowingClasses, ClassScores):
                 f'loss={self.loss!r} and head="native" contradict each other: the last layer of '
                 f"the family's head gives all logits."
             )
+        head = named(self.head, HEADS)
+        if type(loss) in _LAYERS and isinstance(head, Linear) and not head.bias:
+            raise ValueError(
+                f"loss={self.loss!r} and head={self.head!r} contradict each other: the loss brings "
+                f"a last layer of its own, which has biases."
+            )
         kind = _LAYERS.get(type(loss))
         before = kind if config is None else (config.head_softmax or {}).get("kind")
         if kind != before:
@@ -411,6 +426,18 @@ class LabelOutputs(GrowingClasses, ClassScores):
                 f"without validation rows: there is nothing to tune on. Take head_init='probe' "
                 f"or early_stopping=True, or pass X_val and y_val."
             )
+
+    def _counted(self, train: Any, coding: Any, earlier: Any) -> dict[str, Any]:
+        n = len(coding.classes)
+        counts = np.zeros(n, np.int64)
+        if train is not None and isinstance(coding, IndicatorCoding):
+            counts += train.targets.values.sum(axis=0, dtype=np.int64)
+        elif train is not None:
+            counts += np.bincount(train.targets.strata, minlength=n)
+        if earlier is not None:
+            places = {label: i for i, label in enumerate(coding.classes.tolist())}
+            counts[[places[label] for label in earlier.classes_.tolist()]] += earlier.class_count_
+        return {**super()._counted(train, coding, earlier), "class_count_": counts}
 
     def _after_training(
         self, fitted: dict[str, Any], train: Any, validation: Any, coding: Any
@@ -537,6 +564,14 @@ class NumberOutputs(PartialFit, RegressorMixin):
         outputs = self._outputs(X)  # first: it says whether this is fitted
         outputs = outputs if np.ndim(self.target_mean_) else outputs[:, 0]
         return outputs * self.target_scale_ + self.target_mean_
+
+    def _check_saved_attributes(self) -> None:
+        super()._check_saved_attributes()
+        n_outputs = self.model_.config.num_labels
+        for name in ("target_mean_", "target_scale_"):
+            value = getattr(self, name)
+            if n_outputs > 1 or type(value) is not float:
+                check_shape(name, value, (n_outputs,))
 
     def _exported_outputs(self) -> dict[str, Any]:
         mean, scale = (np.asarray(x).tolist() for x in (self.target_mean_, self.target_scale_))

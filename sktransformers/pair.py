@@ -188,6 +188,7 @@ class PairClassifier(LabelOutputs, PairEstimator):
     classes_ : ndarray of shape (n_classes,)
         Sorted labels; the order of the columns of ``predict_proba``. If y was an indicator
         matrix, the names of its columns, or their numbers.
+    {class_count_}
     {threshold_}
     {attributes}
     n_features_in_ : int

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from sktransformers._docs import shared_docs
 from sktransformers.answering import AnsweringEstimator
@@ -35,7 +36,7 @@ from sktransformers.inputs.targets import (
     class_coding,
     find_classes,
 )
-from sktransformers.inputs.validation import as_texts
+from sktransformers.inputs.validation import as_texts, check_shape
 from sktransformers.modules.backbone import position_limit
 from sktransformers.outputs import ClassScores
 from sktransformers.training import runtime
@@ -296,12 +297,49 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
         return super().find_lr(X, y, sample_weight, lr_min=lr_min, lr_max=lr_max, n_steps=n_steps)
 
     @classmethod
-    def from_pretrained(cls, name, **params):
+    def _from_checkpoint(cls, name: Any, **params: Any) -> Any:
         """Not for this class: ``fit(None, classes)`` takes a checkpoint as it is."""
         raise ValueError(
             f"from_pretrained reads the labels of a checkpoint, and a language model has none: "
             f"{cls.__name__}({name!r}).fit(None, classes) predicts with it as it is."
         )
+
+    def save_pretrained(self, path, *, keep_examples=False, **options):
+        """Write the fitted estimator as a directory, all of it or nothing.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The directory. It appears when all is written. One that an earlier call wrote is
+            replaced.
+        keep_examples : bool, default=False
+            Whether rows of training that stand in ``prompt_`` may be written; without them the
+            estimator would not be what it is.
+        **options
+            ``weights``, ``format``, ``drop``, ``overwrite`` and ``scores``, as of the other
+            estimators.
+
+        Raises
+        ------
+        FileExistsError, NotFittedError, TypeError
+            As the other estimators do.
+        ValueError
+            Likewise, and if there are rows in the prompt and no ``keep_examples=True``.
+        """
+        check_is_fitted(self)
+        if not keep_examples and self.prompt_ != self._template(self.model_):
+            raise ValueError(
+                f"prompt_ holds texts of the rows that fit was given "
+                f"(examples_in_prompt={self.examples_in_prompt}), and would be in the directory: "
+                f"say keep_examples=True if it may, or fit with examples_in_prompt=0."
+            )
+        super().save_pretrained(path, **options)
+
+    def _check_saved_attributes(self) -> None:
+        super()._check_saved_attributes()
+        check_shape("classes_", self.classes_, (len(self.label_words_),))
+        if list(self.label_words_) != self.classes_.tolist():
+            raise ValueError("label_words_ has other classes than classes_")
 
     @property
     def prompt_(self) -> str:
@@ -362,7 +400,7 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
         self._set_features(X)
         self.__dict__.update(fitted)
         if earlier is None:
-            self.__dict__.update(history_=[], n_iter_=0)
+            self.__dict__.update(history_=[], n_iter_=0, n_samples_seen_=0, _held_out=None)
             for name in ("net_", "lr_", "_moments", "_reservoir"):
                 self.__dict__.pop(name, None)
         return self

@@ -92,6 +92,7 @@ class TransformerSequenceClassifier(LabelOutputs, SequenceEstimator):
     classes_ : ndarray of shape (n_classes,)
         Sorted labels; the order of the columns of ``predict_proba``. If y was an indicator
         matrix, the names of its columns, or their numbers.
+    {class_count_}
     {threshold_}
     {attributes}
     {table}

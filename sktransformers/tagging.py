@@ -27,6 +27,7 @@ from sktransformers.inputs.tags import (
     positions,
 )
 from sktransformers.inputs.targets import check_more_classes, class_coding
+from sktransformers.inputs.validation import check_shape
 from sktransformers.inputs.word_encoding import WordEncoder
 from sktransformers.inputs.words import Sentences, as_sentences
 from sktransformers.metrics import span_f1_score, spans, word_accuracy_score
@@ -623,6 +624,12 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
 
     def _exported_outputs(self) -> dict[str, Any]:
         return {"task": "tagging", "classes": self.classes_.tolist(), "apply": "softmax"}
+
+    def _check_saved_attributes(self) -> None:
+        super()._check_saved_attributes()
+        check_shape("classes_", self.classes_, (self.model_.config.num_labels,))
+        if self.metric_ not in ("span_f1", "accuracy"):
+            raise ValueError(f"metric_ is {self.metric_!r}")
 
     def _spans(self, tags: list[Any]) -> list[tuple[int, int, str]]:
         if self.metric_ == "span_f1":

@@ -376,36 +376,14 @@ class Text2TextGenerator(AnsweringEstimator):
         return METRICS[self.metric](y, self.predict(X, prefix), sample_weight=sample_weight)
 
     @classmethod
-    def from_pretrained(cls, name, **params):
-        """Estimator that answers with a checkpoint as it is.
-
-        Parameters
-        ----------
-        name : str, path, Backbone or PreTrainedModel
-            The checkpoint: an id on the Hugging Face hub, a directory, a `Backbone` with options,
-            or a loaded model with its layer of the vocabulary.
-        **params
-            Parameters of the estimator but for ``backbone``.
-
-        Returns
-        -------
-        estimator : object
-            As after ``fit``, without ``lr_``, ``net_`` and ``truncated_``. ``fit`` starts over from
-            the checkpoint; with ``warm_start=True``, and ``partial_fit``, training goes on.
-
-        Examples
-        --------
-        >>> summarizer = Text2TextGenerator.from_pretrained(
-        ...     "facebook/bart-large-cnn", max_target_length=142
-        ... )  # doctest: +SKIP
-        >>> summarizer.predict(["a long report"])  # doctest: +SKIP
-        """
+    def _from_checkpoint(cls, name: Any, **params: Any) -> Any:
         estimator = cls(**{**params, "backbone": name})
         estimator._validate_params()
         options = estimator._check_options()
         fitted = estimator._build(options, None)
         fitted["model_"].to(options.device).eval()
-        estimator.__dict__.update(fitted, history_=[], n_iter_=0, **counts_of(fitted["model_"], ()))
+        counts = estimator._counted(None, None, None) | counts_of(fitted["model_"], ())
+        estimator.__dict__.update(fitted, history_=[], n_iter_=0, **counts)
         return estimator
 
     def __sklearn_tags__(self):

@@ -119,7 +119,6 @@ ONE_BATCH = {
 }
 
 
-
 def parametrize_with_weight_checks(estimators):
     """Decorator for the checks of sample weights, some of which others are expected to fail."""
     cases = [

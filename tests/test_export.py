@@ -3,8 +3,10 @@
 import copy
 import json
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -418,6 +420,21 @@ def test_an_exported_classifier(fitted, tmp_path):
     meaning = json.loads((folder / "labels.json").read_text("utf-8"))
     assert meaning["classes"] == fitted.classes_.tolist()
     assert (meaning["apply"], meaning["max_length"]) == ("softmax", fitted.max_length_)
+
+
+def test_the_lines_in_the_docs(fitted, tmp_path):
+    page = Path(__file__).parents[1] / "docs" / "user_guide" / "saving.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    (lines,) = (block for block in blocks if "import onnxruntime" in block)
+    assert len(lines.replace("\n\n", "\n").splitlines()) <= 15
+    fitted.export_onnx(tmp_path / "exported")
+    check = "\nimport sys; assert not {'torch', 'transformers'} & set(sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", lines + check], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    expected = fitted.predict(["a lovely film", "I fell asleep"]).tolist()
+    assert done.stdout.strip() == str(expected)
 
 
 EXPORTED = {

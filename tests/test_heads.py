@@ -10,6 +10,7 @@ from conftest import NO_DROPOUT, make_texts, save_tiny_bert
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit, ndtr
 from sklearn.base import clone
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 
 from sktransformers import (
@@ -17,9 +18,12 @@ from sktransformers import (
     AdamW,
     Linear,
     MLPHead,
+    MultiTaskSequenceEstimator,
     PairClassifier,
+    SampledSoftmax,
     TokenTagger,
     TransformerSequenceClassifier,
+    TreeSoftmax,
 )
 from sktransformers.modules.heads import ACTIVATIONS, BatchNorm, Head
 from sktransformers.training import loading
@@ -181,6 +185,35 @@ def test_last_layer_starts_from_a_probe_on_hidden_features(make_clf, texts, labe
         if isinstance(layer, torch.nn.Linear):
             assert layer.weight.std().item() == pytest.approx(0.02, rel=0.3)
             assert layer.bias.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("loss", ["auto", SampledSoftmax(n_negatives=2)], ids=["auto", "sampled"])
+def test_a_linear_head_without_bias(loss, make_clf, tmp_path):
+    texts, _ = make_texts(48)
+    labels = ["few" if i % 4 == 0 else "many" for i in range(48)]
+    clf = make_clf(head=Linear(bias=False), loss=loss, lr=1e-12, max_epochs=1).fit(texts, labels)
+    out = clf.model_.head.out
+    assert out.bias is None and n_parameters(clf.model_.head) == WIDTH * 2
+    assert log_loss(labels, clf.predict_proba(texts)) < 0.66  # one half each: 0.69
+    logits = clf.predict_log_proba(texts)
+    clf.model_.save_pretrained(tmp_path)
+    clf.model_ = type(clf.model_).from_pretrained(tmp_path).eval()
+    assert_allclose(clf.predict_log_proba(texts), logits, rtol=0, atol=1e-6)
+
+
+def test_several_tasks_without_bias(tiny_backbone, texts, labels):
+    y = [[label, float(len(text))] for text, label in zip(texts, labels)]
+    est = MultiTaskSequenceEstimator(
+        tiny_backbone, head=Linear(bias=False), max_epochs=1, device="cpu", random_state=0
+    ).fit(texts, y)
+    assert all(head.out.bias is None for head in est.model_.head)
+
+
+@pytest.mark.parametrize("loss", ["adaptive_softmax", TreeSoftmax()], ids=["adaptive", "tree"])
+def test_losses_with_a_layer_of_their_own_have_biases(loss, make_clf, texts, labels):
+    clf = make_clf(head=Linear(bias=False), loss=loss)
+    with pytest.raises(ValueError, match=r"loss=.* and head=Linear\(bias=False\) contradict each"):
+        clf.fit(texts, labels)
 
 
 def test_random_start(make_clf, texts, labels):

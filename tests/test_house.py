@@ -25,6 +25,7 @@ ALLOWED = {
     "persistence": ("specs", "augmentation", "metrics", *BELOW, "persistence"),
     "saved": (*BELOW, "persistence"),
     "fitted": (*BELOW, "saved"),
+    "hf": ("modules",),
     "estimator": (*BELOW, "augmentation", "course", "fitted", "saved"),
     "partial": (),
     "outputs": (
@@ -56,6 +57,7 @@ LIBRARIES = {
     "metrics": {"numpy", "sklearn"},
     "text_metrics": {"numpy", "rouge_score", "sacrebleu", "sklearn"},
     "modules": TORCH_LIBRARIES,
+    "hf": {"transformers"},
     "inputs": {"nltk", "numpy", "sklearn", "torch"},
     "inference": {"numpy", "onnx", "onnxruntime", "onnxscript", "torch", "torchao"},
 }

@@ -88,6 +88,13 @@ def distance(first, second):
     return max(float((tensor - second[name]).abs().max()) for name, tensor in first.items())
 
 
+def off(first, second):
+    """The root mean square of the differences between the weights of two estimators."""
+    first, second = weights_of(first), weights_of(second)
+    gaps = torch.cat([(first[name] - tensor).flatten() for name, tensor in second.items()])
+    return float(gaps.square().mean().sqrt())
+
+
 def without(topic, n=32):
     """Texts of the two other topics."""
     return make_texts(n, topics=tuple(name for name in WORDS if name != topic))
@@ -97,14 +104,21 @@ def without(topic, n=32):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_two_fits_are_one_longer(name, exact, make_clf):
+def test_two_fits_are_one_longer(name, exact, make_clf, monkeypatch):
+    """As far as the state of the optimizer is the same; and little of it is nearly the same."""
     params = {**exact, "optimizer": OPTIMIZERS[name]}
-    twice = make_clf(**params, max_epochs=3).fit(FIRST, FIRST_Y).fit(FIRST, FIRST_Y)
     once = make_clf(**params, max_epochs=6).fit(FIRST, FIRST_Y)
-    assert distance(twice, once) < 1e-7
-    forgetful = make_clf(**params, max_epochs=3).fit(FIRST, FIRST_Y)
+    twice = make_clf(**params, max_epochs=3).fit(FIRST, FIRST_Y)
+    forgetful = copy.copy(twice)
     del forgetful._moments
-    assert distance(forgetful.fit(FIRST, FIRST_Y), once) > 1e-5  # the test can tell
+    nearly = off(twice.fit(FIRST, FIRST_Y), once)
+    far = off(forgetful.fit(FIRST, FIRST_Y), once)
+    if "l2" not in name:  # a decay of all entries is nothing that a few vectors tell
+        assert nearly < far
+    monkeypatch.setattr(Moments, "small", lambda moments: moments)
+    twice = make_clf(**params, max_epochs=3).fit(FIRST, FIRST_Y).fit(FIRST, FIRST_Y)
+    assert distance(twice, once) < 1e-7
+    assert far > 1e-5  # the test can tell
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -318,7 +332,7 @@ def test_old_outputs_stay_as_they_are(params, make_clf):
             if torch.is_tensor(value) and value.shape == old[name].shape:
                 assert torch.equal(state[key][1:], value)
                 assert not state[key][0].any()
-            elif torch.is_tensor(value) and value.ndim:  # Adafactor's rows and columns
+            elif torch.is_tensor(value) and value.ndim:  # factors: rows and columns
                 assert torch.equal(state[key][len(state[key]) - len(value) :], value)
     # So a training that changes nothing leaves the odds of the old classes.
     clf.set_params(lr=1e-12).partial_fit(SECOND, SECOND_Y, classes=["city"])

@@ -341,7 +341,9 @@ def test_stacked_sets_give_the_gradients_of_their_entries(make_est):
 
     def outputs(texts):
         encoded = both.tokenizer_(texts, padding=True, return_tensors="pt")
-        return start(encoded["input_ids"], encoded["attention_mask"]).logits
+        vectors = start.encode(encoded["input_ids"], encoded["attention_mask"])
+        each = torch.arange(len(texts))
+        return start.logits(vectors, torch.ones_like(each), each.unsqueeze(1))
 
     loss = F.cross_entropy(outputs(first)[:, :3], codes, reduction="sum")
     loss = loss + ((outputs(second)[:, 3] - numbers) ** 2).sum()
@@ -554,13 +556,6 @@ def test_strategies(finetune, make_est):
 
 def test_find_lr(make_est):
     assert len(make_est().find_lr(X, Y, n_steps=5).losses) == 5
-
-
-def test_the_model_alone_reads_texts(fitted):
-    encoded = fitted.tokenizer_(X[:4], padding=True, return_tensors="pt")
-    logits = fitted.model_(encoded["input_ids"], encoded["attention_mask"]).logits
-    expected = fitted.predict_proba(X[:4])[0]
-    assert_allclose(logits[:, :3].softmax(dim=1).detach(), expected, rtol=1e-4)
 
 
 def test_not_fitted(make_est):

@@ -1,7 +1,10 @@
 """The head of the backbone's family, and fine-tuned checkpoints that have one."""
 
 import copy
+import json
 import pickle
+import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +40,7 @@ from sktransformers import (
     TokenTagger,
     TransformerSequenceClassifier,
     Windows,
+    load,
 )
 from sktransformers.modules.backbone import set_dropout
 from sktransformers.modules.native import NativeSequenceModel, NativeTaggingModel, last_layer
@@ -289,7 +293,7 @@ def test_hidden_layers_of_a_given_head_come_along(tmp_path):
         theirs = clf.model_.native.classifier
         assert_allclose(theirs.dense.weight.detach(), model.classifier.dense.weight.detach())
         assert theirs.out_proj.out_features == 3
-        assert clf.model_.native.config.problem_type is None
+        assert clf.model_.native.config.problem_type == "single_label_classification"
 
 
 def test_random_weights(native, tiny_backbone):
@@ -571,6 +575,86 @@ def test_fit_starts_over_and_warm_start_goes_on(checkpoints):
     clf.set_params(warm_start=False).fit(TEXTS, other)
     assert clf.classes_.tolist() == ["new", "old"]
     assert clf.predict_proba(TEXTS).shape == (12, 2)
+
+
+ODD = {
+    "not in order": {"2": "não", "0": "política", "1": "sim"},
+    "a gap": {"0": "não", "2": "sim"},
+    "the last is missing": {"0": "não"},
+    "from one": {"1": "não", "2": "sim", "3": "talvez"},
+}
+
+
+@pytest.mark.parametrize("key", ODD)
+def test_odd_names_of_labels(checkpoints, key):
+    name = checkpoints()
+    model = AutoModelForSequenceClassification.from_pretrained(name).eval()
+    path = Path(name) / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    del config["label2id"]
+    config["id2label"] = ODD[key]
+    if key == "the last is missing":
+        config["num_labels"] = 3
+    path.write_text(json.dumps(config), "utf-8")
+    clf = TransformerSequenceClassifier.from_pretrained(name, device="cpu")
+    names = [ODD[key].get(str(i), f"LABEL_{i}") for i in range(3)]
+    assert clf.classes_.tolist() == sorted(names)
+    logits = logits_of(model, clf.tokenizer_, MIXED)
+    expected = logits[:, [names.index(label) for label in clf.classes_]]
+    assert_allclose(clf.decision_function(MIXED), expected, rtol=0, atol=1e-5)
+    assert clf.predict(MIXED).tolist() == [names[i] for i in logits.argmax(axis=1)]
+
+
+OTHERS = {
+    TransformerSequenceClassifier: (TEXTS, LABELS, [f"é {label}" for label in LABELS]),
+    PairClassifier: (PAIRS, (LABELS * 2)[: len(PAIRS)], list(range(len(PAIRS) - 1)) + [0]),
+    TokenTagger: (
+        SENTENCES,
+        [[TAGS[len(word) % 4] for word in words] for words in SENTENCES],
+        [["ção" if "a" in word else "O" for word in words] for words in SENTENCES],
+    ),
+}
+
+
+@pytest.mark.parametrize("cls", OTHERS)
+def test_a_checkpoint_learns_on_and_anew(checkpoints, cls, tmp_path):
+    X, y, new = OTHERS[cls]
+    is_tagger = cls is TokenTagger
+    auto = AutoModelForTokenClassification if is_tagger else AutoModelForSequenceClassification
+    name = checkpoints(auto, TAGS if is_tagger else NAMES)
+    tuned = auto.from_pretrained(name).base_model.state_dict()
+    model = cls.from_pretrained(name, **LITTLE)
+    classes = model.classes_.tolist()
+    # With the labels that it has, it goes on.
+    before = {key: weight.clone() for key, weight in model.model_.state_dict().items()}
+    model.partial_fit(X, y)
+    assert model.classes_.tolist() == classes and model.n_iter_ == 1
+    assert any(not torch.equal(w, before[key]) for key, w in model.model_.state_dict().items())
+    # With others it has a new last layer on the backbone that was fine-tuned.
+    model = cls.from_pretrained(name, **{**STILL, "head_init": "random"}).fit(X, new)
+    flat = [tag for row in new for tag in row] if is_tagger else new
+    assert model.classes_.tolist() == sorted(set(flat))
+    for key, weight in model.model_.backbone.state_dict().items():
+        assert_allclose(weight, tuned[key], rtol=0, atol=1e-6)
+    assert model.model_.head.out.weight.std() < 0.03
+    # And it is a checkpoint again.
+    model.save_pretrained(tmp_path / "again")
+    native = auto.from_pretrained(tmp_path / "again")
+    assert list(native.config.id2label.values()) == [str(label) for label in model.classes_]
+    again = load(tmp_path / "again")
+    assert [list(x) if is_tagger else x for x in again.predict(X)] == [
+        list(x) if is_tagger else x for x in model.predict(X)
+    ]
+    assert again.classes_.dtype == model.classes_.dtype
+    other = cls.from_pretrained(copied_checkpoint(tmp_path), device="cpu")
+    assert other.classes_.tolist() == sorted(str(label) for label in model.classes_)
+
+
+def copied_checkpoint(folder):
+    """What others see of a saved directory: the files of the transformers library alone."""
+    shutil.copytree(folder / "again", folder / "theirs")
+    (folder / "theirs" / "sktransformers.json").unlink()
+    return str(folder / "theirs")
 
 
 def test_pairs_of_a_checkpoint(checkpoints):

@@ -110,3 +110,15 @@ def describe(value: Any) -> str:
         return f"missing ({value!r})"
     text = repr(value)
     return f"{text if len(text) <= 40 else text[:37] + '...'} of type {type(value).__name__}"
+
+
+def check_shape(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Check that a fitted attribute is an array of the shape that goes with the model.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not isinstance(value, np.ndarray) or value.shape != shape:
+        raise ValueError(f"{name} is no array of the shape {shape}")

@@ -115,6 +115,14 @@ def padding_last(attention_mask: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
     }
 
 
+def padding_as_given(outputs: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Outputs of tokens (batch, length, n) where they stood before `padding_last`."""
+    if attention_mask is None:
+        return outputs
+    order = attention_mask.argsort(dim=1, descending=True, stable=True)
+    return outputs.gather(1, order.argsort(dim=1).unsqueeze(-1).expand_as(outputs))
+
+
 def uses_token_types(backbone: PreTrainedModel) -> bool:
     """Whether the backbone tells the two texts of a pair apart by their token types."""
     return (getattr(backbone.config, "type_vocab_size", None) or 0) > 1

@@ -76,6 +76,8 @@ class Head(nn.Module):
         (Ba et al. 2016, arXiv:1607.06450).
     softmax : dict or None, default=None
         Another last layer than a linear one, as in `output_layer`.
+    bias : bool, default=True
+        Whether there is a b.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Head(nn.Module):
         batch_norm: bool = False,
         layer_norm: bool = False,
         softmax: dict[str, Any] | None = None,
+        bias: bool = True,
     ):
         super().__init__()
         self.in_features = in_features
@@ -107,7 +110,7 @@ class Head(nn.Module):
                 layers.append(ACTIVATIONS[activation]())
             layers.append(nn.Dropout(dropout))
         self.hidden = nn.Sequential(*layers)
-        self.out = output_layer(in_features, out_features, softmax)
+        self.out = output_layer(in_features, out_features, softmax, bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""

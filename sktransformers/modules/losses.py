@@ -158,7 +158,8 @@ class SampledCrossEntropy(nn.Module):
         classes, log_share = self._drawn
         vectors, out = precise(output.vectors), output.out
         weight = F.embedding(torch.cat([targets, classes]), out.weight).to(vectors.dtype)
-        bias = out.bias.to(vectors.dtype)
+        bias = vectors.new_zeros(len(out.weight)) if out.bias is None else out.bias
+        bias = bias.to(vectors.dtype)
         own = (vectors * weight[: len(targets)]).sum(dim=1) + bias[targets]
         others = vectors @ weight[len(targets) :].T + (bias[classes] - log_share)
         others = others.masked_fill(classes == targets.unsqueeze(1), -torch.inf)

@@ -3,8 +3,8 @@
 import copy
 from typing import Any
 
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from sktransformers.modules.backbone import token_vectors
@@ -41,8 +41,8 @@ class AdaptedModel(PreTrainedModel):
     Parameters
     ----------
     config : AdaptedConfig
-    native : PreTrainedModel
-        The model with its head, taken over as it is.
+    native : PreTrainedModel, default=None
+        The model with its head, taken over as it is; None builds one with random weights.
     """
 
     config_class: Any = AdaptedConfig
@@ -54,9 +54,20 @@ class AdaptedModel(PreTrainedModel):
     needs_whole_batches = False
     unit = "word"
 
-    def __init__(self, config: Any, native: PreTrainedModel):
+    def __init__(self, config: Any, native: PreTrainedModel | None = None):
         super().__init__(config)
+        if native is None:
+            auto = AutoModelForCausalLM if config.is_causal else AutoModelForMaskedLM
+            native = auto.from_config(config.backbone_config)
+        else:
+            module: Any
+            for module in native.modules():  # post_init must leave these weights alone
+                module._is_hf_initialized = True
         self.native: Any = native
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave the start of all weights to the family's own class."""
 
     @property
     def backbone(self) -> Any:

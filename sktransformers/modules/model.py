@@ -12,9 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
-from sktransformers.modules.backbone import padding_last, token_vectors, vector_size
+from sktransformers.modules.backbone import (
+    padding_as_given,
+    padding_last,
+    position_limit,
+    token_vectors,
+    vector_size,
+)
 from sktransformers.modules.crf import CRFOutput, LinearChainCRF
 from sktransformers.modules.encoders import new_backbone, settle
 from sktransformers.modules.heads import Head
@@ -33,8 +39,8 @@ class TextConfig(PreTrainedConfig):
         Configuration of the backbone.
     head_hidden_sizes, head_activation, head_dropout, head_batch_norm, head_layer_norm
         As in `Head`.
-    head_softmax : dict or None
-        Likewise, ``softmax``.
+    head_softmax, head_bias
+        Likewise.
     id2label : dict of int to str
         Name of each logit.
     """
@@ -50,6 +56,7 @@ class TextConfig(PreTrainedConfig):
         head_batch_norm: bool = False,
         head_layer_norm: bool = False,
         head_softmax: dict[str, Any] | None = None,
+        head_bias: bool = True,
         **kwargs: Any,
     ):
         if isinstance(backbone_config, dict):
@@ -61,6 +68,7 @@ class TextConfig(PreTrainedConfig):
         self.head_batch_norm = head_batch_norm
         self.head_layer_norm = head_layer_norm
         self.head_softmax = head_softmax
+        self.head_bias = head_bias
         # Not given, transformers would unset the backbone's: its masks would then be lost.
         kwargs.setdefault(
             "attn_implementation", getattr(backbone_config, "_attn_implementation", None)
@@ -126,6 +134,7 @@ class TextModel(PreTrainedModel):
             config.head_batch_norm,
             config.head_layer_norm,
             config.head_softmax,
+            config.head_bias,
         )
 
     def narrow(self) -> bool:
@@ -160,6 +169,35 @@ class TextModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def not_in_one_pass(what: str) -> ValueError:
+    """The error about a model that does more for a row than one forward pass."""
+    return ValueError(
+        f"{what}, which one forward pass cannot do: sktransformers.load reads the directory, and "
+        f"the estimator that it returns predicts."
+    )
+
+
+def one_pass(
+    backbone: Any, input_ids: Tensor, attention_mask: Tensor | None, **types: Tensor
+) -> dict[str, Tensor]:
+    """Inputs of a forward pass as keywords, with a mask in any case.
+
+    Raises
+    ------
+    ValueError
+        If they are longer than what the backbone reads.
+    """
+    limit = position_limit(backbone)
+    if limit is not None and input_ids.shape[1] > limit:
+        raise not_in_one_pass(
+            f"A sequence of {input_ids.shape[1]} tokens, of which the backbone reads {limit}, must "
+            f"be cut (truncation=True of the tokenizer) or read in windows"
+        )
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, **types}
 
 
 def probe_vectors(model: Any, run: Callable[..., Any]) -> Any:
@@ -303,11 +341,19 @@ class SequenceModel(TextModel):
         return self.encode, self.represent
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **types: Tensor
     ) -> SequenceClassifierOutput:
-        """Logits of texts that are one sequence each, padded on either side."""
+        """Logits of texts that are one sequence each, padded on either side.
+
+        Raises
+        ------
+        ValueError
+            If a row is more than that: two orders of a pair, or a text in windows.
+        """
+        if self.config.symmetric:
+            raise not_in_one_pass("symmetric=True reads both orders of a pair")
         each = torch.arange(len(input_ids), device=input_ids.device)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
+        inputs = one_pass(self.backbone, input_ids, attention_mask, **types)
         vectors = self.encode(**padding_last(**inputs))
         logits = self.logits(vectors, torch.ones_like(each), each.unsqueeze(1))
         return SequenceClassifierOutput(logits=logits)
@@ -380,6 +426,12 @@ class PairModel(SequenceModel):
             mask = places < sizes[texts].unsqueeze(1)
             sides += [vectors[(begins[texts].unsqueeze(1) + places) * mask], mask]
         return self.cross_attention(*sides)
+
+    def forward(self, *args: Any, **kwargs: Any) -> SequenceClassifierOutput:
+        """Nothing but an error: a row is two sequences."""
+        raise not_in_one_pass(
+            f"interaction={self.config.interaction!r} reads the two texts of a pair by themselves"
+        )
 
 
 class TaggingConfig(TextConfig):
@@ -538,3 +590,25 @@ class TaggingModel(TextModel):
     def probe_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
         """The stage that ends before the last linear layer."""
         return self.words, None
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **types: Tensor
+    ) -> TokenClassifierOutput:
+        """Logits of every token, of shape (batch, length, n_tags), padded on either side.
+
+        Those of a word are those of its first token, or of its last with ``subword="last"``.
+
+        Raises
+        ------
+        ValueError
+            If tags depend on more than one token's logits, or a sentence takes windows.
+        """
+        if self.config.crf:
+            raise not_in_one_pass("A CRF (head, crf) scores the tags of a sentence together")
+        if self.config.subword not in ("first", "last"):
+            raise not_in_one_pass(f"subword={self.config.subword!r} joins the tokens of a word")
+        inputs = padding_last(**one_pass(self.backbone, input_ids, attention_mask, **types))
+        hidden = token_vectors(self.backbone, **inputs)
+        if self.config.self_attention:
+            hidden = self.self_attention(hidden, inputs["attention_mask"])
+        return TokenClassifierOutput(logits=padding_as_given(self.head(hidden), attention_mask))

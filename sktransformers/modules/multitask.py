@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sktransformers.modules.losses import CrossEntropy, SquaredError
-from sktransformers.modules.model import SequenceConfig, SequenceModel
+from sktransformers.modules.model import SequenceConfig, SequenceModel, not_in_one_pass
 from sktransformers.modules.pooling import Pooling, SegmentPooling
 
 
@@ -52,6 +52,10 @@ class MultiTaskModel(SequenceModel):
         """Outputs of shape (n_rows, n_outputs), task after task."""
         read = self._row_vectors(vectors, sizes, rows)
         return torch.cat([head.out(head.hidden(read).mean(dim=1)) for head in self.head], dim=1)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Nothing but an error: a softmax over the outputs of all tasks would be none of theirs."""
+        raise not_in_one_pass(f"A row has an answer to each of {len(self.head)} tasks")
 
 
 class MultiTaskLoss(nn.Module):

@@ -11,10 +11,10 @@ from transformers import (
     AutoModelForTokenClassification,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
-from sktransformers.modules.backbone import drop_pooler, padding_last
-from sktransformers.modules.model import SequenceConfig, TaggingConfig
+from sktransformers.modules.backbone import drop_pooler, padding_as_given, padding_last
+from sktransformers.modules.model import SequenceConfig, TaggingConfig, not_in_one_pass, one_pass
 from sktransformers.modules.pooling import SegmentPooling
 from sktransformers.modules.softmax import most_probable
 
@@ -210,10 +210,18 @@ class NativeSequenceModel(NativeModel):
         return self.read, self.decide
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **types: Tensor
     ) -> SequenceClassifierOutput:
-        """Logits of texts that are one sequence each, padded on either side."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
+        """Logits of texts that are one sequence each, padded on either side.
+
+        Raises
+        ------
+        ValueError
+            As `SequenceModel.forward`.
+        """
+        if self.config.symmetric:
+            raise not_in_one_pass("symmetric=True reads both orders of a pair")
+        inputs = one_pass(self.backbone, input_ids, attention_mask, **types)
         return SequenceClassifierOutput(logits=self.encode(**padding_last(**inputs)))
 
 
@@ -264,6 +272,13 @@ class NativeTaggingModel(NativeModel):
     def probe_stages(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
         """The stage that ends before the last layer."""
         return self.words, None
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **types: Tensor
+    ) -> TokenClassifierOutput:
+        """Logits of every token, as `TaggingModel.forward`."""
+        inputs = padding_last(**one_pass(self.backbone, input_ids, attention_mask, **types))
+        return TokenClassifierOutput(logits=padding_as_given(self.logits(**inputs), attention_mask))
 
 
 def last_layer(native: Any) -> str:

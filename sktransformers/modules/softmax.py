@@ -226,7 +226,9 @@ class TreeSoftmax(nn.Module):
         self.decisions.bias.mul_(bias)
 
 
-def output_layer(in_features: int, n_outputs: int, softmax: dict[str, Any] | None) -> Any:
+def output_layer(
+    in_features: int, n_outputs: int, softmax: dict[str, Any] | None, bias: bool = True
+) -> Any:
     """The last layer of a head.
 
     Parameters
@@ -235,9 +237,11 @@ def output_layer(in_features: int, n_outputs: int, softmax: dict[str, Any] | Non
         Widths.
     softmax : dict or None
         ``kind``, "adaptive" or "tree", and the layer's parameters; None is a linear layer.
+    bias : bool, default=True
+        Whether a linear layer has one.
     """
     if softmax is None:
-        return nn.Linear(in_features, n_outputs)
+        return nn.Linear(in_features, n_outputs, bias)
     kinds = {"adaptive": AdaptiveSoftmax, "tree": TreeSoftmax}
     given = dict(softmax)
     return kinds[given.pop("kind")](in_features, **given)

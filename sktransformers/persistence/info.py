@@ -1,18 +1,29 @@
 """``sktransformers.json``: what a saved directory says of the estimator in it."""
 
 import json
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sktransformers.inference.directory import entries
+from sktransformers.persistence import checks
 from sktransformers.persistence.errors import SavedModelError
 
 NAME = "sktransformers.json"
 # Raised when an older version of this package can no longer read what is written.
 FORMAT = 1
 _PACKAGES = ("sktransformers", "scikit-learn", "torch", "transformers", "skorch", "numpy", "peft")
-_EXPECTED = {"class": str, "parameters": dict, "fitted": dict, "model": dict, "weights": dict}
+_EXPECTED = {
+    "class": str,
+    "parameters": dict,
+    "dropped": list,
+    "fitted": dict,
+    "model": dict,
+    "weights": dict,
+    "files": list,
+}
 
 
 def versions() -> dict[str, str]:
@@ -27,9 +38,11 @@ def versions() -> dict[str, str]:
 
 
 def write(folder: Path, info: dict[str, Any]) -> None:
-    """Write the file; info is what JSON can hold."""
-    text = json.dumps({"format": FORMAT, **info}, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / NAME).write_text(text + "\n", "utf-8")
+    """Write the file, after all others; info is what JSON can hold."""
+    info = {"format": FORMAT, **info, "files": sorted({*_files(folder), NAME})}
+    text = json.dumps(info, indent=1, ensure_ascii=False, allow_nan=False)
+    # Half of a surrogate pair, which UTF-8 does not know, becomes an escape of JSON.
+    (folder / NAME).write_bytes(f"{text}\n".encode(errors="backslashreplace"))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -41,14 +54,13 @@ def read(folder: Path) -> dict[str, Any]:
         If there is no such file, it is damaged, or of a format that came later.
     """
     path = folder / NAME
-    try:
-        info = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         raise SavedModelError(
-            f"{str(folder)!r} is no model that sktransformers saved: it has no {NAME}."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise SavedModelError(f"{str(path)!r} is damaged: {error}") from error
+            f"{str(folder)!r} is no model that sktransformers saved: "
+            f"{f'it has no {NAME}' if folder.is_dir() else 'there is no such directory'}."
+        )
+    checks.check_files(folder)
+    info = checks.read_json(path)
     number = info.get("format") if isinstance(info, dict) else None
     if type(number) is not int or number < 1:
         raise SavedModelError(f"{str(path)!r} is damaged: it has no number of its format.")
@@ -61,4 +73,25 @@ def read(folder: Path) -> dict[str, Any]:
     for name, kind in _EXPECTED.items():
         if not isinstance(info.get(name), kind):
             raise SavedModelError(f"{str(path)!r} is damaged: it has no entry {name!r}.")
+    lacking = sorted({str(name) for name in info["files"]} - _files(folder))
+    if any(not name.endswith(".md") for name in lacking):
+        raise SavedModelError(f"{str(folder / lacking[0])!r} is missing: it was saved with others.")
     return info
+
+
+def foreign(folder: Path) -> list[str]:
+    """Names of what no save wrote into a directory: all, if it is no saved model."""
+    try:
+        files = read(folder)["files"]
+    except SavedModelError:
+        return entries(folder)
+    return sorted(_files(folder) - set(map(str, files)))
+
+
+def _files(folder: Path) -> set[str]:
+    """Names of all files below a directory."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }

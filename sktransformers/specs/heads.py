@@ -18,22 +18,28 @@ class Linear(Spec):
         Probability of dropping an entry of the vector during training.
     activation : {"relu", "gelu", "tanh", "sigmoid"} or None, default=None
         Applied to the vector first.
+    bias : bool, default=True
+        Whether there is a b. Without it, and with ``pooling="last"``, this is the head that
+        decoders have in the transformers library, which then reads what is saved.
     """
 
     _parameter_constraints = {  # noqa: RUF012
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "activation": [_ACTIVATIONS, None],
+        "bias": ["boolean"],
     }
 
-    def __init__(self, dropout=0.1, activation=None):
+    def __init__(self, dropout=0.1, activation=None, bias=True):
         self.dropout = dropout
         self.activation = activation
+        self.bias = bias
 
     def _layers(self):
         return {
             "hidden_sizes": (),
             "activation": self.activation,
             "dropout": self.dropout,
+            "bias": self.bias,
             "batch_norm": False,
             "layer_norm": False,
         }
@@ -95,6 +101,7 @@ class MLPHead(Spec):
             "hidden_sizes": tuple(self.hidden_sizes),
             "activation": self.activation,
             "dropout": self.dropout,
+            "bias": True,
             "batch_norm": self.batch_norm,
             "layer_norm": self.layer_norm,
         }

@@ -1,6 +1,6 @@
 """Hub, directory or loaded model -> language model with its own head, or a new one."""
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import torch
@@ -89,6 +89,17 @@ def load_adaptable(spec: Backbone, *, verbose: bool) -> Adaptable:
             )
         loaded = loading._complete(native.base_model, native, source, spec)
         return Adaptable(loaded, is_causal, bool(fresh), _sentence_files(source))
+
+
+def sentence_files(folder: Path) -> dict[str, Any]:
+    """``files`` of `Adaptable`, of a directory.
+
+    Raises
+    ------
+    ValueError
+        If one of them is damaged.
+    """
+    return _sentence_files(loading.locate(folder, Backbone()))
 
 
 def _behind(native: Any) -> list[str]:

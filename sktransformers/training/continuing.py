@@ -28,7 +28,7 @@ from sktransformers.training import store
 from sktransformers.training.callbacks import tensors_of
 from sktransformers.training.moments import Moments
 
-_FORMAT = 1  # of the files, and of what their numbers mean
+_FORMAT = 2  # of the files, and of what their numbers mean
 # With others, training may go another way.
 _VERSIONS = ("sktransformers", "torch", "transformers", "numpy")
 
@@ -61,27 +61,15 @@ class State:
     @classmethod
     def of(cls, net: Any) -> "State":
         """State of a net between two epochs, inside `compacted` if at all."""
-        moments = Moments.of(net)
-        tensors = {f"weights/{name}": tensor for name, tensor in _changing(net)}
-        counters: dict[str, dict[str, Any]] = {}
-        for name, state in moments.tensors.items():
-            for key, value in state.items():
-                if isinstance(value, Tensor):
-                    tensors[f"moments/{key}/{name}"] = value
-                else:
-                    counters.setdefault(name, {})[key] = value
-        if moments.ids is not None:
-            tensors["ids"] = torch.from_numpy(moments.ids)
+        moments, about_moments = Moments.of(net).as_tensors()
+        tensors = {f"weights/{name}": tensor for name, tensor in _changing(net)} | moments
         tensors |= {f"random/{name}": state for name, (state, _) in _random(net).items()}
         about = {
             "history": list(net.history),
             "step": net.scheduler_.last_epoch,
             "scaler": net.scaler_.state_dict(),
             "rng": net.rng.bit_generator.state,
-            "kind": moments.kind,
-            "counters": counters,
-            "shapes": moments.shapes,
-            "table": moments.table,
+            "moments": about_moments,
         }
         return cls(tensors, about)
 
@@ -90,7 +78,7 @@ class State:
         with torch.no_grad():
             for name, tensor in _changing(net):
                 tensor.copy_(self.tensors[f"weights/{name}"])
-        self._moments().load_into(net)
+        Moments.of_tensors(self.tensors, self.about["moments"]).load_into(net)
         for name, (_, restore) in _random(net).items():
             restore(self.tensors[f"random/{name}"])
         net.rng.bit_generator.state = self.about["rng"]
@@ -99,22 +87,6 @@ class State:
         step = net.scheduler_.last_epoch = self.about["step"]
         for group in net.optimizer_.param_groups:
             group["lr"] = group["initial_lr"] * net.schedule(step)
-
-    def _moments(self) -> Moments:
-        about, ids = self.about, self.tensors.get("ids")
-        found = {name: dict(values) for name, values in about["counters"].items()}
-        for full_name, tensor in self.tensors.items():
-            part, _, rest = full_name.partition("/")
-            if part == "moments":
-                key, _, name = rest.partition("/")
-                found.setdefault(name, {})[key] = tensor
-        return Moments(
-            tuple(about["kind"]),
-            found,
-            {name: tuple(shape) for name, shape in about["shapes"].items()},
-            about["table"],
-            None if ids is None else ids.numpy(),
-        )
 
 
 class States:

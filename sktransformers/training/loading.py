@@ -449,23 +449,14 @@ def locate(name: Any, spec: Backbone) -> Source:
             return Source(str(packaged), True, options, files_state(packaged))
     _check_hub_id(name, text)
     options |= {"revision": spec.revision, "token": spec.token}
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        reason = "HF_HUB_OFFLINE forbids to ask the hub"
-    else:
-        # Asked once, with a short time limit: from_pretrained would retry for a minute.
-        try:
-            info = huggingface_hub.HfApi().model_info(
-                text, revision=spec.revision, token=spec.token, timeout=_HUB_TIMEOUT
-            )
-            return Source(text, False, options, info.sha)
-        except HfHubHTTPError as error:
-            if error.response is not None and error.response.status_code < 500:
-                raise ValueError(
-                    f"The backbone {text!r} is no directory, and the hub refused it: {error}"
-                ) from error
-            reason = f"the hub answered with an error ({error})"
-        except Exception as error:  # connection errors are of the HTTP library's own types
-            reason = f"the hub could not be reached ({type(error).__name__}: {error})"
+    try:
+        info, reason = ask_hub(text, spec.revision, spec.token)
+    except HfHubHTTPError as error:
+        raise ValueError(
+            f"The backbone {text!r} is no directory, and the hub refused it: {error}"
+        ) from error
+    if info is not None:
+        return Source(text, False, options, info.sha)
     cached = huggingface_hub.try_to_load_from_cache(text, "config.json", revision=spec.revision)
     if not isinstance(cached, str):
         hint = (
@@ -478,6 +469,30 @@ def locate(name: Any, spec: Backbone) -> Source:
             f"hub's local cache, and {reason}.{hint}"
         )
     return Source(text, True, options, files_state(Path(cached).parent))
+
+
+def ask_hub(name: str, revision: str | None, token: Any) -> tuple[Any, str]:
+    """What the hub says of a repository, within seconds; or None, and why it said nothing.
+
+    Raises
+    ------
+    HfHubHTTPError
+        If it has no such repository or revision, or not for everybody.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return None, "HF_HUB_OFFLINE forbids to ask the hub"
+    # Asked once, with a short time limit: from_pretrained would retry for a minute.
+    try:
+        info = huggingface_hub.HfApi().model_info(
+            name, revision=revision, token=token, timeout=_HUB_TIMEOUT
+        )
+        return info, ""
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code < 500:
+            raise
+        return None, f"the hub answered with an error ({error})"
+    except Exception as error:  # connection errors are of the HTTP library's own types
+        return None, f"the hub could not be reached ({type(error).__name__}: {error})"
 
 
 def looks_like_path(name: str | os.PathLike[str]) -> bool:
@@ -540,7 +555,9 @@ def _load_model(
             config.is_encoder_decoder = False  # an encoder-decoder's encoder
         else:
             _check_family(config, auto, spec)
-            if names is not None:
+            if names is None:
+                _name_all_outputs(config, _read_json(source, "config.json"))
+            else:
                 set_labels(config, names)
                 config.problem_type = None
         return config
@@ -575,6 +592,20 @@ def _load_model(
     if spec.dropout is not None:
         set_dropout(backbone, spec.dropout)
     return model, sorted(fresh)
+
+
+def _name_all_outputs(config: Any, files: Any) -> None:
+    """Name outputs that ``id2label`` in the files leaves out, which transformers would not count.
+
+    It would drop all names, or expect fewer outputs.
+    """
+    given = files.get("id2label") if isinstance(files, dict) else None
+    if not isinstance(given, dict) or not all(str(i).isdecimal() for i in given):
+        return
+    names = {int(i): str(name) for i, name in given.items()}
+    n = max([*names, int(files.get("num_labels") or 0) - 1], default=-1) + 1
+    if 0 in names and n > len(names):
+        set_labels(config, [names.get(i, f"LABEL_{i}") for i in range(n)])
 
 
 @contextmanager

@@ -31,6 +31,28 @@ _MOST_LOGISTIC = 10_000_000  # rows times classes of a logistic probe
 _MANY_LABELS = 100
 
 
+@torch.no_grad()
+def start_layer(
+    layer: torch.nn.Linear, vectors: np.ndarray, coef: np.ndarray, intercept: np.ndarray
+) -> None:
+    """Give a linear layer the weights of a probe.
+
+    Parameters
+    ----------
+    layer : Linear
+    vectors : ndarray of shape (n_rows, width)
+        What the probe read.
+    coef, intercept : ndarray of shape (n_outputs, width) and (n_outputs,)
+        Of a layer without bias the weights say both, as well as they can near the mean of vectors.
+    """
+    if layer.bias is None:
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        coef = coef + np.outer(intercept, mean / max(mean @ mean, np.finfo(float).tiny))
+    else:
+        layer.bias.copy_(torch.from_numpy(intercept))
+    layer.weight.copy_(torch.from_numpy(coef))
+
+
 def probe_rows(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The rows a probe reads: all, or a random sample of about 10,000 targets.
 

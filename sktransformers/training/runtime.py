@@ -22,19 +22,32 @@ def resolve_device(device: Any) -> torch.device:
     ValueError
         If torch knows no such device or the machine has none.
     """
-    if device == "auto":
+    named = named_device(device)
+    if named is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not is_available(named):
+        raise ValueError(f"device={device!r} is not available on this machine.")
+    return named
+
+
+def named_device(device: Any) -> torch.device | None:
+    """The device that a parameter names, whether or not this machine has it; None for ``"auto"``.
+
+    Raises
+    ------
+    ValueError
+        If torch knows no such device.
+    """
+    if device == "auto":
+        return None
     try:
-        resolved = torch.device(device)
+        return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f'device={device!r} is no device; expected "auto", "cpu", "cuda", "cuda:1", "mps".'
         ) from error
-    if not is_available(resolved):
-        raise ValueError(f"device={device!r} is not available on this machine.")
-    return resolved
 
 
 def is_available(device: torch.device) -> bool:

@@ -62,19 +62,41 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], Any] | None:
-    """Read what `write` wrote; None if it cannot be had. A damaged file is deleted."""
+def load(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Read what `write` wrote.
+
+    Raises
+    ------
+    OSError
+        If the file is not there, or cannot be read.
+    ValueError
+        If it is damaged.
+    """
     try:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if header["digest"] == _digest(tensors, header["about"]):
-            with contextlib.suppress(OSError):  # it may be for reading only
-                os.utime(path)  # used now
-            return tensors, json.loads(header["about"])
+        if header["digest"] != _digest(tensors, header["about"]):
+            raise ValueError("its content is not what was written")
+        return tensors, json.loads(header["about"])
+    except KeyError as error:
+        raise ValueError(f"it says nothing of its {error}") from error
+    except RecursionError as error:
+        raise ValueError("what it says is nested too deep") from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], Any] | None:
+    """Read what `write` wrote; None if it cannot be had. A damaged file is deleted."""
+    try:
+        found = load(path)
+        with contextlib.suppress(OSError):  # it may be for reading only
+            os.utime(path)  # used now
+        return found
     except OSError:  # not there, or there no more
         return None
-    except (KeyError, safetensors.SafetensorError):
+    except ValueError:
         pass
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)

@@ -176,7 +176,7 @@ class Adapters(Strategy):
 
     def __init__(self, spec: LoRA):
         self.spec = spec
-        self._peft = _peft()  # now: without it nothing else need be tried
+        _peft()  # now: without it nothing else need be tried
 
     def prepare(self, model: Any) -> None:
         self._begin(model)
@@ -185,10 +185,7 @@ class Adapters(Strategy):
         targets = self._targets(backbone)
         if not self._goes_on(backbone, targets):
             fold_adapters(backbone)
-            natural = {p for p in backbone.parameters() if p.requires_grad}
-            self._inject(backbone, targets)
-            for parameter in natural:  # PEFT freezes them for good
-                parameter.requires_grad = True
+            add_adapters(backbone, self.spec, targets)
         adapters = set()
         for layer in lora_layers(backbone).values():
             if layer.merged:
@@ -229,17 +226,6 @@ class Adapters(Strategy):
         layers = lora_layers(backbone)
         settings = {(layer.r["default"], layer.lora_alpha["default"]) for layer in layers.values()}
         return set(layers) == set(targets) and settings == {(self.spec.r, self.spec.alpha)}
-
-    def _inject(self, backbone: Any, targets: list[str]) -> None:
-        config = self._peft.LoraConfig(
-            r=self.spec.r,
-            lora_alpha=self.spec.alpha,
-            lora_dropout=self.spec.dropout,
-            target_modules=targets,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # GPT-2's layers are transposed: PEFT finds out itself
-            self._peft.inject_adapter_in_model(config, backbone)
 
 
 class Biases(Strategy):
@@ -288,6 +274,19 @@ def strategy_of(finetune: Any) -> Strategy:
     if isinstance(finetune, str):
         return Strategy() if finetune == "full" else HeadOnly()
     return TopBlocks(int(finetune))
+
+
+def add_adapters(backbone: nn.Module, spec: LoRA, targets: list[str]) -> None:
+    """Put adapters beside the linear layers of these names; spec.target_modules is not read."""
+    natural = {p for p in backbone.parameters() if p.requires_grad}
+    config = _peft().LoraConfig(
+        r=spec.r, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=targets
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # GPT-2's layers are transposed: PEFT finds out itself
+        _peft().inject_adapter_in_model(config, backbone)
+    for parameter in natural:  # PEFT freezes them for good
+        parameter.requires_grad = True
 
 
 def lora_layers(backbone: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""What ``test_hub.py`` runs in a process of its own, whose ``HF_ENDPOINT`` is the hub there."""
+
+import json
+import sys
+
+import huggingface_hub
+
+import sktransformers
+
+ASKED = json.loads(sys.argv[1])
+REPO, TOKEN, TEXTS = "someone/topics", ASKED["token"], ASKED["texts"]
+
+
+def proba(clf):
+    return clf.predict_proba(TEXTS).tolist()
+
+
+def message(call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except (sktransformers.SavedModelError, ConnectionError) as error:
+        assert error.__cause__ is None
+        assert error.__context__ is None or error.__suppress_context__
+        return str(error)
+    raise AssertionError(f"{call} raised nothing")
+
+
+load = sktransformers.load
+clf = load(ASKED["saved"])
+kind = type(clf)
+said = {}
+
+# An earlier push, of another kind: its files must not stay.
+clf.push_to_hub(REPO, token=TOKEN, weights="delta")
+commit = clf.push_to_hub(REPO, token=TOKEN, scores={"accuracy": 0.9}, private=True)
+said |= {"oid": commit.oid, "url": commit.commit_url}
+said["loaded"] = proba(load(REPO, token=TOKEN))
+said["from_pretrained"] = proba(kind.from_pretrained(REPO, token=TOKEN, batch_size=3))
+assert kind.from_pretrained(REPO, token=TOKEN, batch_size=3).batch_size == 3
+
+clf.push_to_hub(REPO, token=TOKEN, revision="v2", commit_message="second")
+said["branch"] = proba(load(REPO, revision="v2", token=TOKEN))
+said["commit"] = proba(load(REPO, revision=commit.oid, token=TOKEN))
+proposal = clf.push_to_hub(REPO, token=TOKEN, create_pr=True)
+said["pr_url"] = proposal.pr_url
+said["proposal"] = proba(load(REPO, revision="refs/pr/1", token=TOKEN))
+
+clf.push_to_hub("someone/private", token=TOKEN, private=True)
+clf.push_to_hub("public", token=TOKEN)  # of one's own
+
+native = kind.from_pretrained("someone/native", token=TOKEN, device="cpu")
+said["native"] = native.classes_.tolist()
+said["native_error"] = message(load, "someone/native", token=TOKEN)
+said["missing"] = message(load, "someone/nothing", token=TOKEN)
+said["revision"] = message(load, REPO, revision="no-such-branch", token=TOKEN)
+said["refused"] = message(load, "someone/private", token="hf_wrong-secret")
+said["push_refused"] = message(clf.push_to_hub, "someone/other", token="hf_wrong-secret")
+
+huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # where nobody answers
+said["unreachable"] = proba(load(REPO, token=TOKEN))
+huggingface_hub.constants.HF_HUB_OFFLINE = True
+said["offline"] = proba(load(REPO))
+print(json.dumps(said))
