@@ -89,6 +89,21 @@ def mpnet_words():
     return _fast(backend, "<s> $A </s>", _ROBERTA_LIKE)
 
 
+def with_pairs(tokenizer):
+    """A tokenizer that joins pairs as the encoders' own do; those of decoders do not."""
+    cls, sep = tokenizer.cls_token, tokenizer.sep_token
+    if cls is not None:
+        pair = f"{cls} $A {sep} {sep} $B {sep}" if cls == "<s>" else f"{cls} $A {sep} $B:1 {sep}:1"
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{cls} $A {sep}",
+            pair=pair,
+            special_tokens=[
+                (token, tokenizer.convert_tokens_to_ids(token)) for token in (cls, sep)
+            ],
+        )
+    return tokenizer
+
+
 # -------------------------------------------------------------- families
 
 _SIZE = {

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import processors
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -86,25 +85,10 @@ def t5_config(n):
 def backbones(folder):
     """Directories of tiny backbones of all families."""
     for name, family in families.FAMILIES.items():
-        tokenizer = with_pairs(family.tokenizer())
+        tokenizer = families.with_pairs(family.tokenizer())
         yield name, save_backbone(folder / name, family.config(len(tokenizer)), tokenizer)
     tokenizer = language_tokenizer("t5")
     yield "t5", save_backbone(folder / "t5", t5_config(len(tokenizer)), tokenizer)
-
-
-def with_pairs(tokenizer):
-    """A tokenizer that joins pairs as the encoders' own do; those of decoders do not."""
-    cls, sep = tokenizer.cls_token, tokenizer.sep_token
-    if cls is not None:
-        pair = f"{cls} $A {sep} {sep} $B {sep}" if cls == "<s>" else f"{cls} $A {sep} $B:1 {sep}:1"
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{cls} $A {sep}",
-            pair=pair,
-            special_tokens=[
-                (token, tokenizer.convert_tokens_to_ids(token)) for token in (cls, sep)
-            ],
-        )
-    return tokenizer
 
 
 def logits(path, cls, rows):
