@@ -14,9 +14,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
 
-# The tests last: pytest's summary is the last line. One thread a process, two processes.
+# The tests last: pytest's summary is the last line. One thread a process, two processes; a file in
+# one of them, whose tests share what they have fitted.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

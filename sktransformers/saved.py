@@ -119,7 +119,7 @@ class SavedTransformer(BaseEstimator):
         check_is_fitted(self)
         how = directory.How(weights, format, overwrite, scores)
         how.check()
-        path = _as_path(path)
+        _check_path(path)
         self._validate_params()
         check_in_one_place(self.model_, "save_pretrained()")
         _check_code(self.model_)
@@ -257,13 +257,15 @@ class SavedTransformer(BaseEstimator):
         ValueError
             If a checkpoint cannot be loaded, has no trained head, or one for another task.
         """
-        if is_saved(name) or hub.is_there(name, revision, token):
-            folder = hub.find(name, revision, token)
+        find = hub.find if is_saved(name) else hub.find_id
+        folder = find(name, revision, token, bool(params.get("verbose")))
+        if folder is not None:
             return steadily(folder, lambda: cls._from_saved(folder, info.read(folder), params))
         if revision is not None or token is not None:
             name = _at_revision(name, revision, token)
-        if isinstance(name, (str, os.PathLike)) and Path(name).is_dir():
-            checks.check_checkpoint(Path(name))
+        place = name.name if isinstance(name, Backbone) else name
+        if isinstance(place, (str, os.PathLike)) and os.path.isdir(os.path.expanduser(place)):
+            checks.check_checkpoint(Path(os.path.expanduser(place)))
         return cls._from_checkpoint(name, **params)
 
     @classmethod
@@ -378,7 +380,13 @@ class SavedTransformer(BaseEstimator):
                 )
         except (TypeError, ValueError) as error:
             raise SavedModelError(f"{str(folder / info.NAME)!r} is damaged: {error}") from error
-        estimator.set_params(**params)
+        try:
+            estimator.set_params(**params)
+        except AttributeError as error:
+            raise ValueError(
+                f"{', '.join(params)}: a parameter that is a string has no options; pass an object "
+                f"that has them."
+            ) from error
         estimator._validate_params()
         runtime.named_device(estimator.device)
         return estimator
@@ -449,7 +457,7 @@ def load(path, *, revision=None, token=None, **params):
     >>> import sktransformers
     >>> clf = sktransformers.load("my-model", device="cpu")  # doctest: +SKIP
     """
-    _as_path(path)
+    _check_path(path)
     folder = hub.find(path, revision, token, bool(params.get("verbose")))
     return steadily(folder, lambda: _read(folder, params))
 
@@ -470,7 +478,7 @@ def is_saved(name: Any) -> bool:
     """Whether a name is that of a directory that ``save_pretrained`` wrote."""
     if not isinstance(name, (str, os.PathLike)):
         return False
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     recover(folder)
     return os.path.lexists(folder / info.NAME)  # whatever it is, `load` says more of it
 
@@ -485,10 +493,9 @@ def _at_revision(name: Any, revision: Any, token: Any) -> Backbone:
     return Backbone(name, revision=revision, token=token)
 
 
-def _as_path(path: Any) -> Path:
+def _check_path(path: Any) -> None:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path={path!r} must be a str or a path-like object.")
-    return Path(path).expanduser()
 
 
 def _is_saved(kind: type, name: str) -> bool:

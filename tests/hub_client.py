@@ -56,6 +56,9 @@ said["revision"] = message(load, REPO, revision="no-such-branch", token=TOKEN)
 said["refused"] = message(load, "someone/private", token="hf_wrong-secret")
 said["push_refused"] = message(clf.push_to_hub, "someone/other", token="hf_wrong-secret")
 
+# In the cache of somebody who has pushed nothing.
+huggingface_hub.constants.HF_HUB_CACHE = ASKED["cache"]
+load(REPO, token=TOKEN)
 huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # where nobody answers
 said["unreachable"] = proba(load(REPO, token=TOKEN))
 huggingface_hub.constants.HF_HUB_OFFLINE = True

@@ -106,6 +106,8 @@ def test_every_class_has_a_card(tmp_path, kind):
     assert SHOWN.get(kind, "") in found.text
     assert ("## Outputs" in found.text) == (kind not in ("generator", "adapter"))
     assert str(estimator.backbone) not in found.content
+    cut = "Texts are cut at" in found.text
+    assert cut == (kind not in ("tagger", "native tagger", "adapter"))
     assert not any(text in found.content for text in tiny_estimators.TEXTS if len(text) > 12)
     loaded = sktransformers.load(tmp_path / "model")
     assert loaded.n_samples_seen_ == estimator.n_samples_seen_ == len(tiny_estimators.TEXTS)
@@ -194,6 +196,15 @@ def test_no_class_name_breaks_the_card(saved, tmp_path_factory, names):
     for name in names:
         if isinstance(name, str) and len(repr(name)) <= 100:
             assert repr(name) in found.text
+
+
+@pytest.mark.parametrize("name", ["backbone", "backbone__name"])
+def test_a_backbone_that_was_left_out_is_not_the_default(fitted, tmp_path, name):
+    clf = copy.copy(fitted).set_params(backbone=Backbone(fitted.backbone))
+    found = save(clf, tmp_path / "model", drop=[name])
+    assert found.data.base_model is None
+    assert DEFAULT_BACKBONE not in found.content
+    assert "Made from a checkpoint that is not named here" in found.text
 
 
 def test_a_class_of_the_users_own(fitted, tmp_path):

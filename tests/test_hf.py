@@ -191,6 +191,16 @@ def test_too_long(tiny_backbone, tmp_path):
     assert found == pytest.approx(clf.predict_proba([cut]).max(), abs=1e-6)
 
 
+@pytest.mark.parametrize("head", ["linear", "native"])
+def test_no_loss(head, tiny_backbone, tmp_path):
+    saved(
+        TransformerSequenceClassifier(tiny_backbone, head=head, **LITTLE), TEXTS, LABELS, tmp_path
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="labels"):  # or it would be None
+        model(**padded(tmp_path, NEW, "right"), labels=torch.zeros(len(NEW), dtype=torch.long))
+
+
 def test_once_more():
     before = type(AutoConfig.for_model("sktransformers-sequence"))
     importlib.reload(sktransformers.hf)

@@ -19,7 +19,7 @@ from sktransformers import LoRA, SavedModelError, TransformerSequenceClassifier
 
 ABOUT, CONFIG, WEIGHTS = "sktransformers.json", "config.json", "model.safetensors"
 TOKENIZER, WORDS = "tokenizer_config.json", "tokenizer.json"
-SECONDS, BYTES = 2, 200 * 2**20
+SECONDS, BYTES = 2, 200 * 2**20  # of the CPU, however busy it is with others
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,10 @@ def change(path, **entries):
 def refused(model, file):
     """Check that a model is refused, soon, within bounds, naming a file."""
     for load in (sktransformers.load, TransformerSequenceClassifier.from_pretrained):
-        before, begin = psutil.Process().memory_info().rss, time.perf_counter()
+        before, begin = psutil.Process().memory_info().rss, time.process_time()
         with pytest.raises(SavedModelError) as caught:
             load(model)
-        assert time.perf_counter() - begin < SECONDS
+        assert time.process_time() - begin < SECONDS
         assert psutil.Process().memory_info().rss - before < BYTES
         assert str(model / file) in str(caught.value), str(caught.value)
         assert len(str(caught.value)) < 2000
@@ -621,10 +621,10 @@ def test_checkpoints_of_the_transformers_library(make_clf, texts, labels, tmp_pa
     assert np.allclose(load(model).predict_proba(texts), clf.predict_proba(texts), atol=1e-6)
 
     def broken():
-        begin = time.perf_counter()
+        begin = time.process_time()
         with pytest.raises(ValueError, match="model"):
             load(model)
-        assert time.perf_counter() - begin < SECONDS
+        assert time.process_time() - begin < SECONDS
 
     (model / "code.py").write_text(CODE.format(path=str(sentinel)) + CLASSES, "utf-8")
     config = (model / CONFIG).read_bytes()

@@ -37,6 +37,7 @@ def talked(fitted, tmp_path_factory):
         strange = {"evil.py": b"1/0", "pytorch_model.bin": b"a pickle", "notes.txt": b"mine"}
         hub.add("someone/topics", {".gitattributes": b"", **strange})
         asked = {"saved": str(folder / "saved"), "texts": NEW, "token": TOKEN}
+        asked["cache"] = str(folder / "cache")
         done = subprocess.run(
             [sys.executable, SCRIPT, json.dumps(asked)],
             env=os.environ
@@ -140,10 +141,19 @@ def test_an_id_that_is_not_in_the_cache(fitted):
         fitted.push_to_hub("no/such", token=TOKEN)
 
 
-@pytest.mark.parametrize("name", ["/no/such/directory", "./there", "a/b/c", "a b", "", "~/there"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("/no/such/directory", "./there", "a/b/c", "a b", "", "~/there", "~no-such-user/there"),
+        "long" * 2000,
+    ],
+    ids=lambda name: name[:20],
+)
 def test_names_of_nothing(name):
     with pytest.raises(SavedModelError, match="no"):
         sktransformers.load(name)
+    with pytest.raises((TypeError, ValueError), match=r"no|got ''"):
+        TransformerSequenceClassifier.from_pretrained(name)
 
 
 def test_bad_options_of_a_push(fitted, monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 import warnings
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -652,6 +653,17 @@ def test_settings_of_the_libraries_are_given_back(tiny_backbone, verbosity, bars
         transformers_logging.set_verbosity(before[0])
         hub_logging.set_verbosity(before[1])
         turn(before[2])
+
+
+def test_settings_are_given_back_by_the_last_thread():
+    before = transformers_logging.get_verbosity()
+    first, second = ExitStack(), ExitStack()  # as two threads may be inside
+    first.enter_context(loading.quiet(verbose=False))
+    second.enter_context(loading.quiet(verbose=False))
+    first.close()
+    assert transformers_logging.get_verbosity() == transformers_logging.ERROR
+    second.close()
+    assert transformers_logging.get_verbosity() == before < transformers_logging.ERROR
 
 
 def test_nothing_is_written_and_nobody_warned(make_clf, directory, texts, labels, capfd):

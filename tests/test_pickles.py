@@ -185,7 +185,7 @@ def test_products_are_kept_as_they_are(n_rows, n_columns, seed, several):
     state = {"step": torch.tensor(3.0), "exp_avg": first, "exp_avg_sq": second}
     shape = tuple(first.shape)
     small = Moments(("Adam",), {"w": state}, {"w": shape}).small()
-    full = _in_full(small.tensors["w"], shape, torch.float64)
+    full = _in_full(small.tensors["w"], shape, torch.float64, (0.9, 0.999))
     assert full.keys() == state.keys()
     torch.testing.assert_close(full["exp_avg_sq"], second, rtol=1e-10, atol=0)
     torch.testing.assert_close(full["exp_avg"], first, rtol=0, atol=1e-10)
@@ -199,17 +199,34 @@ def test_products_are_kept_as_they_are(n_rows, n_columns, seed, several):
         assert torch.equal(again.tensors["w"][key], value)
 
 
-@given(st.integers(0, 99))
-def test_what_is_near_is_no_larger_than_it_may_be(seed):
+@pytest.mark.parametrize("n_steps", [1, 10, 1000])
+def test_what_adam_has_of_a_gradient_is_kept(n_steps):
+    gradient = torch.linspace(-1, 1, 30).outer(torch.linspace(1, 2, 40))
+    weight = torch.zeros_like(gradient, requires_grad=True)
+    adam = torch.optim.Adam([weight])
+    for _ in range(n_steps):
+        weight.grad = gradient
+        adam.step()
+    state = adam.state[weight]
+    small = Moments(("Adam",), {"w": state}, {"w": (30, 40)}).small().tensors["w"]
+    full = _in_full(small, (30, 40), torch.float32, adam.defaults["betas"])
+    for key, value in state.items():
+        torch.testing.assert_close(full[key], value, rtol=1e-4, atol=1e-6)
+
+
+@given(st.integers(0, 99), st.integers(1, 5000))
+def test_what_is_near_is_no_larger_than_it_may_be(seed, n_steps):
     """Of other matrices the sums of rows and columns stay, and steps are no larger than a rate."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.randn(30, 40, generator=generator, dtype=torch.float64)
     second = first**2 * torch.rand(30, 40, generator=generator, dtype=torch.float64)
-    small = Moments(("Adam",), {"w": {"exp_avg": first, "exp_avg_sq": second}}, {"w": (30, 40)})
-    full = _in_full(small.small().tensors["w"], (30, 40), torch.float64)
+    state = {"step": n_steps, "exp_avg": first, "exp_avg_sq": second}
+    small = Moments(("Adam",), {"w": state}, {"w": (30, 40)}).small()
+    full = _in_full(small.tensors["w"], (30, 40), torch.float64, (0.9, 0.999))
     for dim in (0, 1):
         torch.testing.assert_close(full["exp_avg_sq"].sum(dim), second.sum(dim))
-    assert (full["exp_avg"].abs() <= full["exp_avg_sq"].sqrt()).all()
+    step = full["exp_avg"].abs() / (1 - 0.9**n_steps)
+    assert (step <= (full["exp_avg_sq"] / (1 - 0.999**n_steps)).sqrt() * (1 + 1e-9)).all()
     assert (full["exp_avg"] * first).sum() > 0.3 * (full["exp_avg"] ** 2).sum() > 0
 
 

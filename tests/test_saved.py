@@ -3,6 +3,7 @@
 import functools
 import json
 import pickle
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -715,6 +716,16 @@ def test_every_class_reads_its_own_directories(saved):
         Text2TextGenerator.from_pretrained(saved("str"))
 
 
+def test_checkpoints_of_others_are_looked_at_whatever_they_are_called(tmp_path, monkeypatch):
+    fitted("bool, native").save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "sktransformers.json").unlink()
+    monkeypatch.setattr("sktransformers.persistence.checks.MAX_BYTES", 10)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (tmp_path / "model", "~/model", Backbone("~/model")):
+        with pytest.raises(SavedModelError, match="at most 10 are read"):
+            TransformerSequenceClassifier.from_pretrained(name, device="cpu")
+
+
 class MyClassifier(TransformerSequenceClassifier):
     """A class of the user's own, with one parameter more."""
 
@@ -880,3 +891,32 @@ def test_attributes_that_are_missing(name, damaged):
 def test_names_of_properties_are_no_attributes(damaged):
     with pytest.raises(SavedModelError, match="prompt_"):
         sktransformers.load(damaged("zero-shot", fitted={"prompt_": "x"}))
+
+
+def test_a_saved_model_is_no_backbone(saved):
+    with pytest.raises(ValueError, match="holds a fitted estimator of sktransformers"):
+        TransformerSequenceClassifier(saved("str")).fit(TEXTS, TOPICS)
+    clf = TransformerSequenceClassifier(
+        Backbone(sktransformers.load(saved("str")).model_.backbone, tokenizer=saved("str")),
+        **DEFAULTS,
+    )
+    assert clf.fit(TEXTS, TOPICS).predict(TEXTS).shape == (N,)
+
+
+def test_no_directory_is_named_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(backbone(), "runs-of-mine")
+    odd = ["a\udc80" if topic == "sea" else topic for topic in TOPICS]  # no UTF-8
+    clf = TransformerSequenceClassifier(Backbone("runs-of-mine"), **DEFAULTS).fit(TEXTS, odd)
+    shutil.rmtree("runs-of-mine")
+    with pytest.raises(ValueError, match=r"parameter backbone is left out \(drop\)"):
+        clf.save_pretrained("model", weights="delta", drop=["backbone__name"])
+    clf.save_pretrained("model", drop=["backbone"])
+    assert not any(b"runs-of-mine" in path.read_bytes() for path in Path("model").iterdir())
+    with pytest.warns(UserWarning, match="left out"):
+        assert sktransformers.load("model").classes_.tolist() == clf.classes_.tolist()
+
+
+def test_a_string_has_no_options(saved):
+    with pytest.raises(ValueError, match="head__dropout: a parameter that is a string"):
+        sktransformers.load(saved("str"), head__dropout=0.3)

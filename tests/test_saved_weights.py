@@ -224,8 +224,9 @@ def cached(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_revision_is_written_down(cached, tmp_path):
-    clf = tiny.fit("classifier", backbone="org/tiny", finetune="head")
+@pytest.mark.parametrize("backbone", ["org/tiny", Backbone("org/tiny", revision="main")], ids=str)
+def test_the_revision_is_written_down(backbone, cached, tmp_path):
+    clf = tiny.fit("classifier", backbone=backbone, finetune="head")
     clf.save_pretrained(tmp_path / "saved", weights="delta")
     assert about(tmp_path / "saved")["weights"]["backbone"] == {
         "name": "org/tiny",
@@ -238,7 +239,7 @@ def test_the_revision_is_written_down(cached, tmp_path):
     assert huggingface_hub.try_to_load_from_cache("org/tiny", "config.json").startswith(str(later))
     loaded = load(tmp_path / "saved")
     assert_same(loaded, clf)
-    assert loaded.backbone == "org/tiny"
+    assert str(loaded.backbone) == str(backbone)
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,10 @@ def not_in_one_pass(what: str) -> ValueError:
 
 
 def one_pass(
-    backbone: Any, input_ids: Tensor, attention_mask: Tensor | None, **types: Tensor
+    backbone: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
 ) -> dict[str, Tensor]:
     """Inputs of a forward pass as keywords, with a mask in any case.
 
@@ -197,6 +200,7 @@ def one_pass(
         )
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
+    types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
     return {"input_ids": input_ids, "attention_mask": attention_mask, **types}
 
 
@@ -341,7 +345,10 @@ class SequenceModel(TextModel):
         return self.encode, self.represent
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **types: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """Logits of texts that are one sequence each, padded on either side.
 
@@ -353,7 +360,7 @@ class SequenceModel(TextModel):
         if self.config.symmetric:
             raise not_in_one_pass("symmetric=True reads both orders of a pair")
         each = torch.arange(len(input_ids), device=input_ids.device)
-        inputs = one_pass(self.backbone, input_ids, attention_mask, **types)
+        inputs = one_pass(self.backbone, input_ids, attention_mask, token_type_ids)
         vectors = self.encode(**padding_last(**inputs))
         logits = self.logits(vectors, torch.ones_like(each), each.unsqueeze(1))
         return SequenceClassifierOutput(logits=logits)
@@ -592,7 +599,10 @@ class TaggingModel(TextModel):
         return self.words, None
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **types: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> TokenClassifierOutput:
         """Logits of every token, of shape (batch, length, n_tags), padded on either side.
 
@@ -607,7 +617,7 @@ class TaggingModel(TextModel):
             raise not_in_one_pass("A CRF (head, crf) scores the tags of a sentence together")
         if self.config.subword not in ("first", "last"):
             raise not_in_one_pass(f"subword={self.config.subword!r} joins the tokens of a word")
-        inputs = padding_last(**one_pass(self.backbone, input_ids, attention_mask, **types))
+        inputs = padding_last(**one_pass(self.backbone, input_ids, attention_mask, token_type_ids))
         hidden = token_vectors(self.backbone, **inputs)
         if self.config.self_attention:
             hidden = self.self_attention(hidden, inputs["attention_mask"])

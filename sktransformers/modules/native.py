@@ -210,7 +210,10 @@ class NativeSequenceModel(NativeModel):
         return self.read, self.decide
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **types: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """Logits of texts that are one sequence each, padded on either side.
 
@@ -221,7 +224,7 @@ class NativeSequenceModel(NativeModel):
         """
         if self.config.symmetric:
             raise not_in_one_pass("symmetric=True reads both orders of a pair")
-        inputs = one_pass(self.backbone, input_ids, attention_mask, **types)
+        inputs = one_pass(self.backbone, input_ids, attention_mask, token_type_ids)
         return SequenceClassifierOutput(logits=self.encode(**padding_last(**inputs)))
 
 
@@ -274,10 +277,13 @@ class NativeTaggingModel(NativeModel):
         return self.words, None
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **types: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> TokenClassifierOutput:
         """Logits of every token, as `TaggingModel.forward`."""
-        inputs = padding_last(**one_pass(self.backbone, input_ids, attention_mask, **types))
+        inputs = padding_last(**one_pass(self.backbone, input_ids, attention_mask, token_type_ids))
         return TokenClassifierOutput(logits=padding_as_given(self.logits(**inputs), attention_mask))
 
 

@@ -7,15 +7,13 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from sklearn.base import BaseEstimator
 from sklearn.utils._pprint import _changed_params
-from transformers import PreTrainedModel
 
 from sktransformers.persistence.models import THEIRS
-from sktransformers.specs import DEFAULT_BACKBONE, Backbone
+from sktransformers.specs import Backbone
 from sktransformers.training import loading
 
 NAME = "README.md"
@@ -94,21 +92,14 @@ def address(folder: Path, name: str) -> None:
     path.write_text(path.read_text("utf-8").replace(_SOMEWHERE, name), "utf-8")
 
 
-def hub_id(backbone: Any) -> str | None:
-    """The id on the hub of a backbone that came from there; None for any other."""
-    spec = backbone if isinstance(backbone, Backbone) else Backbone(backbone)
-    name: Any = spec.name
-    if isinstance(name, PreTrainedModel):
-        name = name.name_or_path
-    if name == DEFAULT_BACKBONE:
-        return name
-    if not isinstance(name, str) or loading.looks_like_path(name) or os.path.exists(name):
+def _base(saved: Any) -> str | None:
+    """The id on the hub of what the model was made from; None if that was left out, too."""
+    backbone = saved.parameters.get("backbone")
+    if backbone is None or "backbone__name" in saved.dropped:
         return None
-    try:  # a relative path that is gone looks the same, but was never downloaded
-        found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=spec.revision)
-    except ValueError:  # no valid id
+    if isinstance(backbone, Backbone) and not backbone.pretrained:
         return None
-    return name if isinstance(found, str) else None
+    return loading.hub_id(backbone)
 
 
 def _metadata(saved: Any, about: Mapping[str, Any], scores: Mapping[str, float]) -> ModelCardData:
@@ -122,7 +113,7 @@ def _metadata(saved: Any, about: Mapping[str, Any], scores: Mapping[str, float])
     if task and accuracy is not None and math.isfinite(accuracy):
         results.append(_result(task, "validation rows of fit", "accuracy", accuracy))
     return ModelCardData(
-        base_model=hub_id(saved.parameters.get("backbone", DEFAULT_BACKBONE)),
+        base_model=_base(saved),
         library_name="sktransformers",
         pipeline_tag=task or None,
         tags=tags,
@@ -144,19 +135,20 @@ def _result(task: str, data: str, name: str, value: float) -> EvalResult:
 
 
 def _text(saved: Any, about: Mapping[str, Any], scores: Mapping[str, float]) -> str:
-    base = hub_id(saved.parameters.get("backbone", DEFAULT_BACKBONE))
-    origin = "a checkpoint that is not on the hub"
+    base = _base(saved)
+    origin = "a checkpoint that is not named here"
     if base is not None:
         origin = f"[{base}](https://huggingface.co/{base})"
     begin = (
         f"# {about['class']}\n\n{_task(saved, about)[1]}. Made from {origin} with sktransformers, "
         f"a library of scikit-learn estimators.\n\n## Use\n\n{_use(saved, about)}"
     )
+    measured = _scores(saved.fitted, scores)
     sections = {
         "Outputs": _outputs(saved),
         "Data": _data(saved.fitted),
-        "Scores": _scores(saved.fitted, scores),
-        "Limits": _limits(saved),
+        "Scores": measured,
+        "Limits": _limits(saved, about, bool(measured)),
         "Parameters": _parameters(saved, about),
         "Versions": _block(f"{name} {version}" for name, version in about["versions"].items()),
     }
@@ -246,15 +238,18 @@ def _held_out(fitted: Mapping[str, Any]) -> Mapping[str, Any]:
     return {} if held_out is None else fitted["history_"][held_out["epoch"]]
 
 
-def _limits(saved: Any) -> str:
+def _limits(saved: Any, about: Mapping[str, Any], is_measured: bool) -> str:
     length = saved.fitted["max_length_"]
     windows = saved.parameters.get("long_text", "truncate") != "truncate"
+    windows |= about["class"] == "MaskedLMAdapter"
     how = "Longer texts are read in windows of" if windows else "Texts are cut at"
-    return (
-        f"- {how} {length} tokens.\n"
-        f"- It knows the languages of its backbone and of the training rows.\n"
-        f"- Scores are those of the rows that they were measured on."
-    )
+    limits = [
+        f"- {how} {length} tokens.",
+        "- It knows the languages of its backbone and of the training rows.",
+    ]
+    if is_measured:
+        limits.append("- Scores are those of the rows that they were measured on.")
+    return "\n".join(limits)
 
 
 def _parameters(saved: Any, about: Mapping[str, Any]) -> str:
@@ -277,7 +272,7 @@ def _parameters(saved: Any, about: Mapping[str, Any]) -> str:
 def _value(value: Any, name: str) -> str:
     """A parameter as Python writes it, without anything of the machine it came from."""
     if name in _BACKBONES and not isinstance(value, (Backbone, type(None))):
-        found = hub_id(value)
+        found = loading.hub_id(value)
         return "..." if found is None else repr(found)
     if isinstance(value, BaseEstimator):
         options = {k: v for k, v in _changed_params(value).items() if k not in _NEVER}

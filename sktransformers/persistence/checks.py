@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sktransformers.persistence.errors import SavedModelError
-from sktransformers.training.loading import quiet
+from sktransformers.training import loading
 
 # The largest files of the hub: the 262,144 tokens of Gemma's tokenizer.json are 33 MB.
 MAX_BYTES = 64 * 2**20
@@ -276,7 +276,8 @@ def check_size(build: Callable[[], Any], tensors: Mapping[str, Tensor], path: Pa
         If the model has more parameters, or other types of them.
     """
     try:
-        with quiet(verbose=False), torch.device("meta"), _counting(2 * len(tensors) + 100, path):
+        most = 2 * len(tensors) + 100
+        with loading.quiet(verbose=False), torch.device("meta"), _counting(most, path):
             model = build()
     except SavedModelError:
         raise
@@ -332,7 +333,7 @@ def tidy(folder: Path) -> None:
             config = tidied(written)
             if config != written:
                 text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
-                path.write_text(f"{text}\n", "utf-8")
+                path.write_bytes(f"{text}\n".encode(errors="backslashreplace"))
     check_config(read_json(folder / _CONFIG), folder / _CONFIG)
     check_tokenizer(folder)
 
@@ -352,9 +353,9 @@ def tidied(value: Any) -> Any:
 
 def _is_place(name: str, value: Any) -> bool:
     """Whether an entry says where something lies on this machine."""
-    if not isinstance(value, str) or not (name == "_name_or_path" or name.endswith("_file")):
-        return False
-    return name != "_name_or_path" or Path(value).is_absolute() or Path(value).exists()
+    if name == "_name_or_path":
+        return not isinstance(value, str) or loading.hub_id(value) is None
+    return isinstance(value, str) and name.endswith("_file")
 
 
 def check_tokenizer(folder: Path) -> None:

