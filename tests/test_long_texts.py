@@ -428,7 +428,9 @@ def test_gradients_do_not_depend_on_the_budget(case, still_backbone, repeated):
             assert row[name] == pytest.approx(whole_row[name], rel=1e-9), name
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", ["sequence attention", "pair cross symmetric", "pair attention", "tagger crf"]
+)
 def test_masks_are_the_same_the_second_time(case, tiny_backbone, monkeypatch):
     # The slope of the loss, with dropout from the same seed, is what the gradient says.
     estimator, _ = one_step(case, tiny_backbone, 150)

@@ -364,10 +364,12 @@ def test_adapters_otherwise(weights, adapted, tmp_path):
         assert about(tmp_path / "saved")["weights"] == about(adapter)["weights"]
 
 
-def test_adapters_on_weights_that_were_trained(tmp_path, capsys):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_on_weights_that_were_trained(dtype, tmp_path, capsys):
     """After full fine-tuning the backbone and the adapters are not all there is."""
     pytest.importorskip("peft")
-    clf = tiny.fit("classifier", warm_start=True, verbose=0)
+    backbone = Backbone(tiny.backbone(), dtype=dtype)
+    clf = tiny.fit("classifier", backbone=backbone, warm_start=True, verbose=0, lr=1e-2)
     clf.set_params(finetune=LoRA(r=2), lr=1e-2).fit(TEXTS, LABELS)
     expected = clf.predict_proba(TEXTS)
     for weights, kind in (("auto", "full"), ("delta", "delta")):
@@ -377,6 +379,22 @@ def test_adapters_on_weights_that_were_trained(tmp_path, capsys):
         assert "saved merged" in capsys.readouterr().out
         assert about(tmp_path / weights)["weights"]["kind"] == kind
         assert_array_equal(load(tmp_path / weights).predict_proba(TEXTS), expected)
+
+
+def test_adapters_in_half_precision(tmp_path):
+    """They stand alone as long as nothing was rounded away by taking them off."""
+    pytest.importorskip("peft")
+    clf = tiny.fit(
+        "classifier",
+        backbone=Backbone(tiny.backbone(), dtype="bfloat16"),
+        finetune=LoRA(r=2),
+        lr=1e-2,
+    )
+    for kind in ("adapter", "full"):
+        clf.save_pretrained(tmp_path / kind)
+        assert about(tmp_path / kind)["weights"]["kind"] == kind
+        assert_array_equal(load(tmp_path / kind).predict_proba(TEXTS), clf.predict_proba(TEXTS))
+        clf.partial_fit(TEXTS, LABELS)
 
 
 def test_adapters_on_a_loaded_model_are_saved_merged(tmp_path, capsys):
