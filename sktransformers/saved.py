@@ -405,8 +405,6 @@ class SavedTransformer(BaseEstimator):
                     UserWarning,
                     stacklevel=users_level(),
                 )
-        if spec.skip_unread and hasattr(self.model_, "narrow"):
-            self.model_.narrow()
 
     def _place(self) -> None:
         """Bring a model that was read on the CPU to where ``device`` says, if that is there."""

@@ -540,7 +540,7 @@ def test_files_hold_no_texts_and_no_pickles(make, files):
     assert secret.encode() not in found
     assert b"bread" not in found
     length = int.from_bytes(found[:8], "little")
-    assert set(json.loads(found[8 : 8 + length])["__metadata__"]) == {"about", "digest"}
+    assert set(json.loads(found[8 : 8 + length])["__metadata__"]) == {"header"}
 
 
 # ------------------------------------------------------------------- searches

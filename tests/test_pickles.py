@@ -285,24 +285,6 @@ def test_leftovers_of_training_are_not_in_it(tmp_path, monkeypatch):
         assert not [text for text in TEXTS if " " in text and text.encode() in content]
 
 
-def test_accelerated_ones(texts):
-    for library in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(library)
-    est = tiny.fitted("classifier")
-    fast = est.accelerate("onnx")
-    assert fast.model_ is est.model_
-    shallow = copy.copy(fast)
-    assert shallow._engine is fast._engine
-    expected = fast.predict_proba(texts)
-    for way in ("pickle", "deepcopy"):
-        other = WAYS[way](fast)
-        assert other.backend_ == "onnx"
-        assert other.model_ is not est.model_
-        assert_array_equal(other.predict_proba(texts), expected)
-    assert sum(storages(fast).values()) == sum(storages(est).values())
-    assert not hasattr(clone(fast), "backend_")
-
-
 def test_adapters_are_there_after_a_pickle():
     pytest.importorskip("peft")
     clf = tiny.fit("classifier", finetune=LoRA(r=2))

@@ -13,7 +13,8 @@ import safetensors
 import safetensors.torch
 import tiny_estimators as tiny
 import torch
-from conftest import save_tiny_bert
+from conftest import save_backbone, save_tiny_bert
+from families import FAMILIES
 from huggingface_hub import constants
 from numpy.testing import assert_array_equal
 from tiny_estimators import KINDS, LABELS, TEXTS
@@ -328,6 +329,26 @@ def test_adapters_go_on(kind, adapted, tmp_path):
     again = load(tmp_path / "saved")
     for name, tensor in state_of(est).items():
         torch.testing.assert_close(state_of(again)[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_adapters_behind_a_narrowed_block_go_on(tmp_path):
+    pytest.importorskip("peft")
+    tokenizer = FAMILIES["gpt2"].tokenizer()
+    config = FAMILIES["gpt2"].config(len(tokenizer))
+    backbone = save_backbone(tmp_path / "gpt2", config, tokenizer)
+    est = tiny.make("classifier", backbone=backbone, finetune=LoRA(r=2)).fit(TEXTS, LABELS)
+    est.save_pretrained(tmp_path / "saved")
+    loaded = load(tmp_path / "saved")
+    for each in (est, loaded):
+        each.partial_fit(TEXTS, LABELS)  # dropout draws for as many tokens
+    assert_same(loaded, est)
+
+
+def test_a_second_save_writes_the_same_bytes(adapted, tmp_path):
+    est, folder = adapted("classifier")
+    est.save_pretrained(tmp_path / "saved")
+    for path in folder.iterdir():
+        assert (tmp_path / "saved" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.mark.parametrize("kind", ["classifier", "tagger"])

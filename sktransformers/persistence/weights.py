@@ -7,6 +7,7 @@ digest: whoever loads the directory has the very same ones, or gets an error.
 
 import copy
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
@@ -35,8 +36,9 @@ ADAPTER_FILE = "adapter_model.safetensors"  # as PEFT calls it
 ADAPTER_CONFIG = "adapter_config.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 _PEFT_PREFIX = "base_model.model."
-# Of the largest number: what adding and subtracting the product of adapters leaves of rounding.
-_ROUNDING = 64
+# Of the largest number: what adding and subtracting the product of adapters leaves of rounding. In
+# half precision that would be as much as training changes: there it must be the very same.
+_ROUNDING = 64 * torch.finfo(torch.float32).eps
 
 
 class _Base(NamedTuple):
@@ -157,7 +159,7 @@ def read(folder: Path, about: dict[str, Any], backbone: Any) -> Any:
     weights = about["weights"]
     kind = weights.get("kind")
     if kind == FULL:
-        return models.read_model(folder, about["model"])
+        return _narrowed(models.read_model(folder, about["model"]), backbone)
     if kind not in (DELTA, ADAPTER):
         raise SavedModelError(f"{str(folder)!r} has weights of a kind {kind!r} that is not known.")
     known, tied = weights.get("backbone"), weights.get("tied")
@@ -197,9 +199,17 @@ def read(folder: Path, about: dict[str, Any], backbone: Any) -> Any:
             f"{str(folder / DELTA_FILE)!r} does not fit the model: it lacks {sorted(lacking)[:5]}, "
             f"and has {unknown[:5]} too many."
         )
+    _narrowed(model.eval(), backbone)  # in front of adapters, as in fit
     if kind == ADAPTER:
         _read_adapters(model, folder)
     return model.eval()
+
+
+def _narrowed(model: Any, backbone: Any) -> Any:
+    """A model that computes its last block only where it is read, if the backbone says so."""
+    if loading.as_backbone(backbone).skip_unread and hasattr(model, "narrow"):
+        model.narrow()
+    return model
 
 
 def read_moments(folder: Path, about: dict[str, Any]) -> Moments | None:
@@ -310,7 +320,8 @@ def _is_sum(layer: Any, name: str, before: dict[str, Tensor], now: dict[str, Ten
     if name not in before or before[name].shape != now[name].shape:
         return False
     merged = before[name] + layer.get_delta_weight("default").detach().cpu()
-    tolerance = _ROUNDING * torch.finfo(merged.dtype).eps * merged.abs().max()
+    is_coarse = torch.finfo(merged.dtype).eps > _ROUNDING
+    tolerance = 0.0 if is_coarse else _ROUNDING * merged.abs().max()
     return bool(((merged - now[name]).abs() <= tolerance).all())
 
 
@@ -379,6 +390,10 @@ def _write_adapters(layers: dict[str, Any], backbone: dict[str, Any], folder: Pa
         fan_in_fan_out=layer.fan_in_fan_out,
         inference_mode=True,
     ).save_pretrained(str(folder))
+    path = folder / ADAPTER_CONFIG
+    written = checks.read_json(path)
+    written["target_modules"].sort()  # of a set, which has no order
+    path.write_text(json.dumps(written, indent=2) + "\n", "utf-8")
 
 
 def _spec_of(layer: Any) -> LoRA:

@@ -48,7 +48,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
         for name, tensor in tensors.items()
     }
     text = json.dumps(about)
-    header = {"about": text, "digest": _digest(tensors, text)}
+    # In one entry: those of the format have no order, and equal files are to be equal.
+    header = {"header": json.dumps({"about": text, "digest": _digest(tensors, text)})}
     temporary = path.with_name(f"{uuid.uuid4().hex}.part")
     try:
         temporary.touch()
@@ -74,13 +75,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {})["header"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if header["digest"] != _digest(tensors, header["about"]):
             raise ValueError("its content is not what was written")
         return tensors, json.loads(header["about"])
-    except KeyError as error:
-        raise ValueError(f"it says nothing of its {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it does not say what it holds: {error}") from error
     except RecursionError as error:
         raise ValueError("what it says is nested too deep") from error
     except safetensors.SafetensorError as error:
