@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import (
     BartConfig,
     BertConfig,
     BertForMaskedLM,
+    PreTrainedModel,
     XLNetConfig,
 )
 from transformers.utils import logging as transformers_logging
@@ -664,6 +666,28 @@ def test_settings_are_given_back_by_the_last_thread():
     assert transformers_logging.get_verbosity() == transformers_logging.ERROR
     second.close()
     assert transformers_logging.get_verbosity() == before < transformers_logging.ERROR
+
+
+def test_models_are_read_one_at_a_time(tiny_backbone, monkeypatch):
+    # transformers takes tie_weights off its classes meanwhile: two that overlap lose it for good.
+    read, inside, most = AutoModel.from_pretrained, [], []
+
+    def slowly(*args, **kwargs):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        try:
+            return read(*args, **kwargs)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", slowly)
+    ties = PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load, tiny_backbone, keep_weights=False) for _ in range(4)]
+        assert len({each.result().backbone for each in loads}) == 4
+    assert most == [1] * 4
+    assert PreTrainedModel.tie_weights is ties
 
 
 def test_nothing_is_written_and_nobody_warned(make_clf, directory, texts, labels, capfd):

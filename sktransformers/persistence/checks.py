@@ -277,7 +277,7 @@ def check_size(build: Callable[[], Any], tensors: Mapping[str, Tensor], path: Pa
     """
     try:
         most = 2 * len(tensors) + 100
-        with loading.quiet(verbose=False), torch.device("meta"), _counting(most, path):
+        with loading.alone(verbose=False), torch.device("meta"), _counting(most, path):
             model = build()
     except SavedModelError:
         raise

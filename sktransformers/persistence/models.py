@@ -32,7 +32,7 @@ from sktransformers.persistence.native import (
     in_unit,
 )
 from sktransformers.training import store
-from sktransformers.training.loading import quiet
+from sktransformers.training.loading import alone
 from sktransformers.training.strategies import fold_adapters, lora_layers
 
 # How weights are laid out: by our own classes, or by those of the transformers library.
@@ -80,7 +80,7 @@ def write_model(model: Any, folder: Path, layout: str, reading: Reading) -> dict
         If the layout is to be that of the transformers library, which has no class for it.
     """
     model = merged(model)
-    with quiet(verbose=False):
+    with alone(verbose=False):
         if layout != OURS:
             try:
                 return _write_theirs(model, folder, reading)
@@ -246,7 +246,7 @@ def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a directory."""
     checks.check_tokenizer(folder)
     try:
-        with quiet(verbose=False):
+        with alone(verbose=False):
             return AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -294,7 +294,7 @@ def _read(kind: Any, folder: Path, tensors: dict[str, Any], options: dict[str, A
     checks.check_size(build, tensors, folder / CONFIG_FILE)
     path = folder / WEIGHTS_FILE
     try:
-        with quiet(verbose=False):
+        with alone(verbose=False):
             model, info = kind.from_pretrained(
                 folder,
                 local_files_only=True,

@@ -57,7 +57,7 @@ def load_adaptable(spec: Backbone, *, verbose: bool) -> Adaptable:
         family knows no such head, or it is a decoder that sees what it is to predict.
     """
     loading.check_plain(spec, "models that MaskedLMAdapter adapts")
-    with loading.quiet(verbose):
+    with loading.alone(verbose):
         source: Any = loading._source(spec)
         given: Any = spec.name
         is_loaded = isinstance(given, PreTrainedModel)

