@@ -1,8 +1,12 @@
 """Tiny backbones with random weights, built here: no network, no files beside the tests."""
 
 import gc
+import logging
 import os
 
+# What transformers hears of torchao would stand behind pytest's last line.
+for name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(name).setLevel(logging.ERROR)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
