@@ -187,7 +187,7 @@ def _with_space_first(tokenizer: Any) -> Any:
     )
 
 
-def read_model(folder: Path, about: dict[str, Any], options: dict[str, Any] | None = None) -> Any:
+def read_model(folder: Path, about: dict[str, Any]) -> Any:
     """The model that `write_model` wrote, on the CPU and in evaluation mode.
 
     Parameters
@@ -195,25 +195,22 @@ def read_model(folder: Path, about: dict[str, Any], options: dict[str, Any] | No
     folder : Path
     about : dict
         What `write_model` returned.
-    options : dict, default=None
-        Keywords for ``from_pretrained``.
 
     Raises
     ------
     SavedModelError
         If files are missing or damaged, or do not belong together.
     """
-    options = options or {}
     checks.check_beside(folder)
     tensors = checks.read_headers(folder)
     whole = checks.read_config(folder / CONFIG_FILE, tensors)
     if about.get("layout") == OURS:
-        return _read(_kind(folder / CONFIG_FILE, whole), folder, tensors, options).eval()
+        return _read(_kind(folder / CONFIG_FILE, whole), folder, tensors).eval()
     path = folder / "sktransformers.json"
     config: Any = about.get("config")
     checks.check_config(config, path, tensors)
     kind = _kind(path, config)
-    native = _read(_auto(kind, config, folder), folder, tensors, options)
+    native = _read(_auto(kind, config, folder), folder, tensors)
     config = {name: value for name, value in config.items() if name != "model_type"}
     is_around = auto_of(kind) is None
     if not is_around:
@@ -282,7 +279,7 @@ def _config(folder: Path) -> Any:
     return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _read(kind: Any, folder: Path, tensors: dict[str, Any], options: dict[str, Any]) -> Any:
+def _read(kind: Any, folder: Path, tensors: dict[str, Any]) -> Any:
     """What a class of ours, or of the transformers library, reads."""
     from_config = getattr(kind, "from_config", None)
 
@@ -302,7 +299,6 @@ def _read(kind: Any, folder: Path, tensors: dict[str, Any], options: dict[str, A
                 use_safetensors=True,
                 output_loading_info=True,
                 dtype="auto",
-                **options,
             )
     except Exception as error:  # of the format's readers
         raise SavedModelError(f"{str(path)!r} is damaged: {error}") from error
