@@ -101,6 +101,9 @@ memory : str, path, joblib.Memory, Cache or None, default=None
     Folder in which the outputs of frozen parts of the backbone are kept for later fits, folds and
     candidates of a search, and the states that a halving search over ``max_epochs`` goes on from.
     None keeps the former in memory during ``fit``. `Cache` holds options.
+checkpoint : str, path, Checkpoint or None, default=None
+    Directory in which the state of training is kept after every epoch. A ``fit`` with the same
+    rows and parameters goes on from there and says so. `Checkpoint` holds options.
 callbacks : list of skorch callbacks, default=None
     Copied and run after the package's own.
 device : str or torch.device, default="auto"

@@ -15,7 +15,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sktransformers._docs import shared_docs
-from sktransformers.course import Course, Data, Options
+from sktransformers.concurrency import of_one_fit
+from sktransformers.course import Course, Data, Options, Redraw
 from sktransformers.estimator import TransformerEstimator, with_callbacks
 from sktransformers.inference.accelerate import Engine
 from sktransformers.inference.likelihood import mean_loss
@@ -101,6 +102,9 @@ class MaskedLMAdapter(TransformerEstimator):
     warm_start : bool, default=False
         Whether a further ``fit`` goes on from the fitted model and the state of its optimizer,
         with a new schedule.
+    checkpoint : str, path, Checkpoint or None, default=None
+        Directory in which the state of training is kept after every epoch. A ``fit`` with the
+        same texts and parameters goes on from there and says so. `Checkpoint` holds options.
     callbacks : list of skorch callbacks, default=None
         Copied and run after the package's own.
     device : str or torch.device, default="auto"
@@ -189,6 +193,7 @@ class MaskedLMAdapter(TransformerEstimator):
         n_iter_no_change=2,
         tol=1e-4,
         warm_start=False,
+        checkpoint=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -214,6 +219,7 @@ class MaskedLMAdapter(TransformerEstimator):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
         self.precision = precision
@@ -269,6 +275,7 @@ class MaskedLMAdapter(TransformerEstimator):
         """
         return super().find_lr(X, y, lr_min=lr_min, lr_max=lr_max, n_steps=n_steps)
 
+    @of_one_fit
     def perplexity(self, X, random_state=0):
         r"""Perplexity of texts, :math:`\exp(-\frac1n \sum_i \log p_i)`.
 
@@ -296,6 +303,7 @@ class MaskedLMAdapter(TransformerEstimator):
         """
         return _exp(self._loss_of(self._fitted_rows(X), runtime.resolve_seed(random_state)))
 
+    @of_one_fit
     def score(self, X, y=None):
         """Mean log-probability of the predicted tokens, the logarithm of 1 / ``perplexity``.
 
@@ -457,7 +465,7 @@ class MaskedLMAdapter(TransformerEstimator):
         encoder: Any,
         train: Data,
         rng: np.random.Generator,
-    ) -> Callable[[], tuple[Encoded, Targets]] | None:
+    ) -> Redraw | None:
         if fitted["model_"].config.is_causal:
             return None
         masking = Masking(fitted["tokenizer_"], self.mask_probability)
@@ -469,11 +477,14 @@ class MaskedLMAdapter(TransformerEstimator):
             shown, values = masking.draw(blocks, masks)
             return shown, TokenTargets.of(values, blocks)
 
-        return redraw
+        return Redraw(redraw, masks)
 
     def _needs_all_rows(self, model: Any) -> bool:
         # Masks bring tokens that do not occur.
         return super()._needs_all_rows(model) or not model.config.is_causal
+
+    def _places(self, train: Data) -> None:
+        """Blocks are of several texts."""
 
     def _objective(
         self, model: Any, loss: Any, coding: Any

@@ -1,15 +1,17 @@
 """What the template of fit hands from one of its steps to the next."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils import _safe_indexing
 
+from sktransformers.inputs.batching import Encoded
 from sktransformers.inputs.targets import Targets
-from sktransformers.specs import Backbone, Cache
+from sktransformers.specs import Backbone, Cache, Checkpoint
 from sktransformers.training.continuing import Continue
 from sktransformers.training.frozen import Frozen
 from sktransformers.training.moments import Moments
@@ -26,6 +28,7 @@ class Options:
     optimizer: Any
     schedule: Any
     cache: Cache
+    checkpoint: Checkpoint | None
     device: torch.device
     precision: torch.dtype | None
     seed: int
@@ -57,6 +60,13 @@ class Data:
         return _safe_indexing(self.X, self.places)
 
 
+class Redraw(NamedTuple):
+    """What draws and encodes the rows of an epoch, and what it draws from."""
+
+    draw: Callable[[], tuple[Encoded, Targets]]
+    rng: np.random.Generator
+
+
 @dataclass
 class Course:
     """How long and at which rates training goes, and what it goes on from.
@@ -80,6 +90,8 @@ class Course:
         The part of the model that has somewhere to stay near; empty for all of it.
     going_on : Continue or None, default=None
         What takes over where a shorter training ended, and keeps where this one ends.
+    held : ExitStack
+        What training holds until it ends.
     frozen : Frozen
         What frozen parts of the model give for the rows.
     """
@@ -93,4 +105,5 @@ class Course:
     is_whole: bool = True
     stays_near: str = "backbone"
     going_on: Continue | None = None
+    held: ExitStack = field(default_factory=ExitStack)
     frozen: Frozen = field(kw_only=True)

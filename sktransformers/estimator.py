@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,25 +13,29 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skorch.helper import predefined_split
 
 from sktransformers.augmentation import Surroundings, check_augmenters, row_drawer
-from sktransformers.course import Course, Data, Options
+from sktransformers.concurrency import DRAWING
+from sktransformers.course import Course, Data, Options, Redraw
 from sktransformers.fitted import FittedTransformer
 from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.batching import Encoded, Ragged, flat
-from sktransformers.inputs.encoding import private_tokenizer
+from sktransformers.inputs.encoding import private_tokenizer, users_level
 from sktransformers.inputs.replay import Reservoir
 from sktransformers.inputs.targets import Targets, check_weights, validation_rows
 from sktransformers.inputs.windows import WindowPlan
 from sktransformers.modules.backbone import hidden_size, position_limit
-from sktransformers.modules.dispatch import check_in_one_place, is_offloaded, place_behind
+from sktransformers.modules.dispatch import check_in_one_place, place_behind
 from sktransformers.modules.growing import grow
+from sktransformers.modules.losses import count_predicted
 from sktransformers.modules.model import probe_vectors
 from sktransformers.modules.native import labels_of, set_labels
 from sktransformers.modules.summary import summarise
+from sktransformers.resuming import checkpointed, continuation, seed_of
 from sktransformers.specs import (
     AVERAGES,
     HEADS,
@@ -50,9 +55,10 @@ from sktransformers.specs import (
     TorchOptimizer,
     Windows,
     as_cache,
+    as_checkpoint,
     named,
 )
-from sktransformers.training import loading, optimizers, runtime, schedules, store
+from sktransformers.training import loading, optimizers, runtime, schedules
 from sktransformers.training.anchor import StayNear
 from sktransformers.training.averaging import AverageWeights
 from sktransformers.training.callbacks import (
@@ -62,9 +68,9 @@ from sktransformers.training.callbacks import (
     SklearnBridge,
     ValidationScore,
     check_callbacks,
-    tensors_of,
+    drop_unfinished,
 )
-from sktransformers.training.continuing import Continue, States, fingerprint
+from sktransformers.training.collapse import Collapse
 from sktransformers.training.finder import RangeTest, check_range
 from sktransformers.training.frozen import Frozen
 from sktransformers.training.layer_probe import fit_layer
@@ -95,10 +101,6 @@ except ImportError:
 # Of lr, in partial_fit: on trec6 a half forgets some of what fit had learnt, and a tenth learns too
 # little where there was no fit.
 _PART_RATE = 0.25
-# Parameters that do not decide what k epochs of training give, or show in the model; and those of
-# a backbone that say where it comes from.
-_NOT_DECISIVE = {"backbone", "callbacks", "device", "max_epochs", "memory", "scoring", "verbose"}
-_ORIGIN = {"keep_weights", "name", "revision", "token", "tokenizer", "trust_remote_code"}
 
 
 class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
@@ -116,6 +118,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
     _net: ClassVar[type[FineTuningNet]] = FineTuningNet
     _keeps_frozen: ClassVar[bool] = True  # whether frozen parts run once for all epochs
     _max_default_length: ClassVar[int] = 512
+    _is_trial = False  # whether training is meant to go wrong at its end
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "backbone": "no_validation",
@@ -154,6 +157,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         "warm_start": ["boolean"],
         "replay": [Interval(Integral, 1, None, closed="left"), Replay, None],
         "memory": "no_validation",
+        "checkpoint": "no_validation",
         "callbacks": [list, tuple, None],
         "device": "no_validation",
         "precision": [StrOptions({"auto", "fp32", "bf16", "fp16"})],
@@ -205,6 +209,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             )
         return self._fit(X, y, sample_weight, in_part=True, **names)
 
+    @DRAWING  # two threads may go on with this estimator: one after the other
     def _fit(
         self,
         X: Any,
@@ -223,12 +228,14 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         history = list(earlier.history_) if earlier else []
         if in_part and earlier is not None:
             self._check_features(X)
-        rng = np.random.default_rng(options.seed)
         given = {"X": X, "y": y}
         if sample_weight is not None:
             given["metadata"] = {"sample_weight": sample_weight}
         train, coding = self._check_data(X, y, sample_weight, earlier, names)
         validation = self._given_validation(X_val, y_val, coding)
+        if not in_part:
+            options.seed = seed_of(self, options, train, validation)
+        rng = np.random.default_rng(options.seed)
         if validation is None and self.early_stopping:
             held_out = validation_rows(train.targets.strata, self.validation_fraction, rng)
             validation = train.take(held_out)
@@ -242,7 +249,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         train, reservoir = self._with_replay(train, coding, earlier, rng)
         course = self._course(options, earlier, in_part)
 
-        with runtime.seeded(options.seed, options.device), course.frozen:
+        with runtime.seeded(options.seed, options.device), course.frozen, course.held:
             if earlier is None:
                 fitted = self._build(options, coding)
             else:
@@ -263,19 +270,29 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         fitted |= counts_of(model, strategy.finish())
         model.eval()
         model.zero_grad(set_to_none=True)
+        drop_unfinished(net.history, dict(net.callbacks_)["plateau"].monitor)
         fitted |= counted | {"_held_out": _chosen_epoch(net, validation, len(history))}
-        fitted |= self._after_training(fitted, train, validation, coding)
+        # It would hold the rows; what training was stopped by is raised at the end of all.
+        stopped_by, net.stopped_by = net.stopped_by, None
+        new = copy.copy(self)
+        try:
+            fitted |= new._after_training(fitted, train, validation, coding)
+        except KeyboardInterrupt as error:  # what it adds is nothing that predictions need
+            stopped_by = error
 
         # Everything fitted appears at once: a fit that failed leaves what was there.
         history += [_epoch_row(row, len(history)) for row in net.history]
-        self._set_features(X)
+        new._set_features(X)
         lr = net.optimizer_.defaults["lr"]
-        self.__dict__.update(fitted, net_=net, history_=history, n_iter_=len(history), lr_=lr)
-        self._moments = moments
+        new.__dict__.update(fitted, net_=net, history_=history, n_iter_=len(history), lr_=lr)
+        new._moments = moments
         for name in ("_reservoir", "_engine", "backend_"):
-            self.__dict__.pop(name, None)
+            new.__dict__.pop(name, None)
         if reservoir is not None:
-            self._reservoir = reservoir
+            new._reservoir = reservoir
+        self.__dict__ = vars(new)
+        if stopped_by is not None:
+            raise stopped_by
         return self
 
     def _course(self, options: Options, earlier: Any, in_part: bool) -> Course:
@@ -350,10 +367,13 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         windows = None if self.long_text == "truncate" else named(self.long_text, WINDOWS)
         cache = as_cache(self.memory)
         cache._folder()
+        checkpoint = as_checkpoint(self.checkpoint)
         specs = (backbone, self.finetune, head, loss, optimizer, schedule, windows, self.replay)
-        for spec in (*specs, cache):
+        for spec in (*specs, cache, checkpoint):
             if isinstance(spec, Spec):
                 spec._validate_params()
+        if checkpoint is not None:
+            checkpoint._check()
         if isinstance(head, NativeHead):
             self._check_native(windows)
         self._check_direction(backbone, "")
@@ -370,7 +390,17 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         precision = runtime.resolve_precision(self.precision, device, training=True)
         seed = runtime.resolve_seed(self.random_state)
         return Options(
-            backbone, self.finetune, head, loss, optimizer, schedule, cache, device, precision, seed
+            backbone,
+            self.finetune,
+            head,
+            loss,
+            optimizer,
+            schedule,
+            cache,
+            checkpoint,
+            device,
+            precision,
+            seed,
         )
 
     def _check_native(self, windows: Any) -> None:
@@ -519,10 +549,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         redraw = self._redraw(options, fitted, encoder, train, rng)
         n_batches = -(-len(encoded) // self.batch_size)
         n_steps = n_batches * course.n_epochs
-        course.going_on = self._continuation(
-            options, course, model, strategy, encoded, train, validation, n_steps
-        )
-        n_made = 0 if course.going_on is None else course.going_on.came_from
+        rows = _dataset(encoded, train.targets, redraw)
         known, held_out = [encoded], None
         if validation is not None:
             held_out = _dataset(
@@ -531,6 +558,13 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
                 )
             )
             known.append(held_out.encoded)
+        about = (self, options, course, model, strategy.begin_epoch, rows, held_out)
+        keep_states = checkpointed(*about)
+        is_known = keep_states is not None and keep_states.state is not None
+        course.going_on = None if is_known else continuation(*about, train.y, n_steps)
+        going_on = keep_states if is_known else course.going_on
+        last = [] if keep_states is None else [("keep_states", keep_states)]
+        n_made = 0 if going_on is None else going_on.came_from
         epochs = range(course.first_epoch + n_made, course.first_epoch + course.n_epochs)
         # In front of the head as in prediction, which then finds the same in a folder.
         in_training = not all(map(math.isinf, map(strategy.n_frozen, epochs)))
@@ -542,13 +576,14 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
                 "The frozen part of the backbone is computed in every epoch: rows are drawn anew."
             )
         predictor = predictor._replace(feed=course.frozen.feed)
-        if probe and not n_made:
+        if probe and not is_known and not n_made:
             self._start_from_probe(model, encoded, train.targets, coding, predictor, rng)
         lr = self.lr or strategy.lr_factor * optimizers.default_lr(
             hidden_size(model.backbone.config)
         )
         head_lr = options.optimizer.head_lr or 10 * lr / strategy.lr_factor
         criterion, metrics = self._objective(model, options.loss, coding)
+        collapse, tallies = self._collapse(criterion, train.targets, coding)
         criterion.to(options.device)
         net = self._net(
             model,
@@ -575,11 +610,14 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             rng=rng,
             set_modes=strategy.set_modes,
             frozen=course.frozen,
+            tallies=tallies,
+            places=self._places(train),
             default_callbacks=[
                 ("strategy", BeginEpoch(strategy, course.first_epoch)),
                 *self._callbacks(options, course, fitted, validation, n_batches, n_steps, given),
+                *collapse,
             ],
-            callbacks=copy.deepcopy(list(self.callbacks or [])),
+            callbacks=[*copy.deepcopy(list(self.callbacks or [])), *last],
             train_split=None if held_out is None else predefined_split(held_out),
             batch_size=self.batch_size,
             max_epochs=course.n_epochs,
@@ -592,64 +630,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         small = options.backbone.compact_vocabulary and not self._needs_all_rows(model)
         with compacted(net, np.concatenate(ids), bool(self.verbose)) if small else nullcontext():
             with prepared_for_training(model.backbone, options.backbone):
-                net.fit(_dataset(encoded, train.targets, redraw))
+                net.fit(rows)
             return net, Moments.of(net).small()
-
-    def _continuation(
-        self,
-        options: Options,
-        course: Course,
-        model: Any,
-        strategy: Strategy,
-        encoded: Encoded,
-        train: Data,
-        validation: Data | None,
-        n_steps: int,
-    ) -> Continue | None:
-        """What goes on where the same training with fewer epochs ended; None starts afresh."""
-        folder = options.cache._folder()
-        if folder is None or not course.is_whole:
-            return None
-        n_shared = schedules.shared_steps(course.schedule, course.warmup, n_steps)
-        n_epochs = n_shared * course.n_epochs // n_steps
-        objections = {
-            "random_state is no integer": not isinstance(self.random_state, Integral),
-            "schedule or warmup make all rates depend on max_epochs": n_epochs == 0,
-            "optimizer averages the weights": options.optimizer.averaging is not None,
-            "rows are held out for validation": validation is not None,
-            "augment draws other rows": bool(self.augment),
-            "warm_start goes on from what was fitted": bool(self.warm_start),
-            "replay keeps rows": self.replay is not None,
-            "callbacks may do anything": bool(
-                self.callbacks or getattr(self, "_skl_callbacks", None)
-            ),
-            "the code of the model or the estimator is of others": not store.is_known(
-                self, *model.modules()
-            ),
-            "parts of the backbone lie elsewhere": is_offloaded(model),
-        }
-        try:
-            for objection, applies in objections.items():
-                if applies:
-                    raise TypeError(objection)
-            data = fingerprint(type(self).__name__, encoded, train.targets, np.asarray(train.y))
-            training = fingerprint(
-                data,
-                {k: v for k, v in self.get_params(deep=False).items() if k not in _NOT_DECISIVE},
-                {k: v for k, v in options.backbone.get_params().items() if k not in _ORIGIN},
-                [options.device.type, str(options.precision), options.cache.dtype],
-                [repr(model), model.config.to_json_string(use_diff=False)],
-                [(name, tensor.requires_grad, tensor) for name, tensor in tensors_of(model)],
-            )
-        except TypeError as error:
-            if self.verbose:
-                print(f"The state of training is not kept: {error}.")
-            return None
-        states = States(folder, options.cache.max_disk_mb, data, training)
-        state = states.latest(n_epochs)
-        if state is not None and self.verbose:
-            print(f"Training goes on from the end of epoch {state.n_epochs}.")
-        return Continue(states, state, n_epochs, strategy.begin_epoch)
 
     def _needs_all_rows(self, model: Any) -> bool:
         """Whether tokens that do not occur in X may change; says so."""
@@ -670,7 +652,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         encoder: Any,
         train: Data,
         rng: np.random.Generator,
-    ) -> Callable[[], tuple[Encoded, Targets]] | None:
+    ) -> Redraw | None:
         """What draws and encodes the rows of an epoch; None if they are always the same."""
         augmenters = self._augmenters()
         if not augmenters:
@@ -684,13 +666,14 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             bool(self.verbose),
         )
         # Its own generator: the order of rows is as without augmentation.
-        draw = row_drawer(augmenters, there, rng.spawn(1)[0])
+        own = rng.spawn(1)[0]
+        draw = row_drawer(augmenters, there, own)
 
         def redraw() -> tuple[Encoded, Targets]:
             drawn = encoder.encode(self._draw_rows(draw, train.rows)).encoded
             return self._with_answers(drawn, train.targets, fitted)
 
-        return redraw
+        return Redraw(redraw, own)
 
     def _start_from_probe(
         self,
@@ -777,6 +760,19 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             callbacks.append(("progress", Progress(n_steps, lines=self.verbose > 1)))
         return callbacks
 
+    def _collapse(
+        self, criterion: Any, targets: Targets, coding: Any
+    ) -> tuple[list[tuple[str, Any]], dict[str, Callable[..., Any]]]:
+        """Callback that notices if the model learns nothing, and the tally that it reads."""
+        names = self._class_names(coding)
+        if names is None or self._is_trial or not hasattr(criterion, "of_frequencies"):
+            return [], {}
+        values, weights = (torch.as_tensor(flat(x)) for x in (targets.values, targets.weights))
+        loss = float(criterion.of_frequencies(values, weights, len(names)))
+        if not (values != values[0]).any():  # one class is what is there to be learnt
+            return [], {}
+        return [("collapse", Collapse(loss, names, _warn))], {"predicted": count_predicted}
+
     def find_lr(self, X, y, sample_weight=None, *, lr_min=1e-7, lr_max=1.0, n_steps=100):
         """Learning rate range test (Smith 2017, arXiv:1506.01186).
 
@@ -819,12 +815,18 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             early_stopping=False,
             warm_start=False,
             callbacks=[("range_test", RangeTest(lr_min, lr_max, n_steps))],
+            checkpoint=None,
             random_state=copy.deepcopy(self.random_state),
             verbose=0,
+            _is_trial=True,
         )
         if hasattr(view, "set_callbacks"):  # scikit-learn's
             view.set_callbacks()
-        view.fit(X, y, sample_weight)
+        try:
+            view.fit(X, y, sample_weight)
+        except FloatingPointError:  # the range is known as far as it goes
+            if vars(view).get("net_") is vars(self).get("net_"):
+                raise
         return dict(view.net_.callbacks_)["range_test"].curve()
 
     @classmethod
@@ -888,6 +890,14 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         """Fitted attributes that count rows: those of this training, and earlier ones."""
         n = 0 if train is None else len(train.rows)
         return {"n_samples_seen_": n if earlier is None else earlier.n_samples_seen_ + n}
+
+    def _class_names(self, coding: Any) -> Sequence[str] | None:
+        """Name of each output, if a row or a word has one of them; else None."""
+        return None
+
+    def _places(self, train: Data) -> np.ndarray | None:
+        """Where the rows of the net come from in X; None if they are others."""
+        return train.places
 
     def _after_training(
         self, fitted: dict[str, Any], train: Data, validation: Data | None, coding: Any
@@ -977,11 +987,11 @@ def _set_problem_type(model: Any, coding: Any) -> None:
 def _dataset(
     encoded: Encoded,
     targets: Targets,
-    redraw: Callable[[], tuple[Encoded, Targets]] | None = None,
+    redraw: Redraw | None = None,
 ) -> EncodedDataset:
     if redraw is None:
         return EncodedDataset(*_columns(encoded, targets))
-    return EncodedDataset(*_columns(encoded, targets), lambda: _columns(*redraw()))
+    return EncodedDataset(*_columns(encoded, targets), lambda: _columns(*redraw.draw()), redraw.rng)
 
 
 def _columns(encoded: Encoded, targets: Targets) -> tuple[Encoded, Any, Any]:
@@ -996,6 +1006,10 @@ def _columns(encoded: Encoded, targets: Targets) -> tuple[Encoded, Any, Any]:
     return encoded, targets.values, weights
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, ConvergenceWarning, stacklevel=users_level())
+
+
 def _chosen_epoch(
     net: FineTuningNet, validation: Data | None, n_earlier: int
 ) -> dict[str, int] | None:
@@ -1003,6 +1017,8 @@ def _chosen_epoch(
     if validation is None:
         return None
     best = dict(net.callbacks_)["best"].best_row_
+    if best < 0:  # the first epoch did not come to its end
+        return None
     return {"n_samples": len(validation.rows), "epoch": n_earlier + best}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sktransformers.concurrency import DRAWING, of_one_fit
 from sktransformers.inference import export
 from sktransformers.inference.accelerate import BACKENDS, Engine
 from sktransformers.inference.graph import InputFormat
@@ -65,6 +66,7 @@ class FittedTransformer(SavedTransformer):
         check_is_fitted(self)
         return self._summary
 
+    @of_one_fit
     def accelerate(self, backend="int8"):
         """A fitted estimator that predicts the same, or nearly, and faster.
 
@@ -117,6 +119,7 @@ class FittedTransformer(SavedTransformer):
         new.backend_ = backend
         return new
 
+    @of_one_fit
     def export_onnx(self, path):
         """Write a directory that predicts with ONNX Runtime, without torch and this package.
 
@@ -149,6 +152,7 @@ class FittedTransformer(SavedTransformer):
             path, self.model_, self.tokenizer_, encoder, self._input_format(encoder), meaning
         )
 
+    @DRAWING  # exporters and compilers change what belongs to the process
     def _make_engine(self, backend: str) -> Engine:
         model = self.model_
         if backend != "compile" and self.precision in ("bf16", "fp16"):
@@ -259,6 +263,7 @@ class FittedTransformer(SavedTransformer):
     def __deepcopy__(self, memo):
         new = type(self).__new__(type(self))
         memo[id(self)] = new
+        self = copy.copy(self)  # as `of_one_fit` does
         state = self.__getstate__()
         backend = state.pop("backend_", None)  # or it would all be made again
         if hasattr(self, "_reservoir"):  # left out of pickles, but this is none
@@ -270,6 +275,7 @@ class FittedTransformer(SavedTransformer):
                 new._engine = self._engine._replace(model=new.model_)
         return new
 
+    @of_one_fit
     def __getstate__(self):
         # The net would triple the size, and its closures cannot be pickled.
         state = {k: v for k, v in super().__getstate__().items() if k not in _TRANSIENT}
@@ -295,9 +301,11 @@ class FittedTransformer(SavedTransformer):
 
     def _set_features(self, X: Any) -> None:
         """``n_features_in_`` and ``feature_names_in_`` where X is a table."""
+        new = copy.copy(self)
         for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-        self._check_features(X, reset=True)
+            new.__dict__.pop(name, None)
+        new._check_features(X, reset=True)
+        self.__dict__ = vars(new)
 
     def _check_features(self, X: Any, reset: bool = False) -> None:
         """Compare the columns of a table with those of training, or take them over."""

@@ -10,13 +10,13 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import make_scorer
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_array,
     check_consistent_length,
     column_or_1d,
 )
 
-from sktransformers.inputs.validation import describe
+from sktransformers.inputs.targets import check_weights
+from sktransformers.inputs.validation import check_no_texts, describe, shown
 from sktransformers.inputs.words import as_list, lists_in
 from sktransformers.text_metrics import (
     bleu_score,
@@ -416,7 +416,7 @@ def _check_tags(rows: list[list[Any]], name: str) -> None:
         for j, tag in enumerate(row):
             _check_tag(tag, f"{name}[{i}][{j}]")
             if odd is None and not _is_span_tag(tag):
-                odd = f"{name}[{i}][{j}] is {tag!r}"
+                odd = f"{name}[{i}][{j}] is {shown(tag)}"
     if odd:
         warnings.warn(
             f"{odd}, which is no tag of spans; expected {_FORM}. Scores by span mean little "
@@ -575,14 +575,14 @@ def spearman_score(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float
 def _check_numbers(
     y_true: Any, y_pred: Any, sample_weight: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    for y, name in [(y_true, "y_true"), (y_pred, "y_pred")]:
+        check_no_texts(y, name)
     true, pred = (
         column_or_1d(check_array(y, ensure_2d=False, dtype=np.float64, input_name=name))
         for y, name in [(y_true, "y_true"), (y_pred, "y_pred")]
     )
     check_consistent_length(true, pred)
-    weights = _check_sample_weight(
-        sample_weight, np.empty((len(true), 0)), dtype=np.float64, ensure_non_negative=True
-    )
+    weights = check_weights(sample_weight, len(true))
     kept = weights > 0
     return true[kept], pred[kept], weights[kept]
 

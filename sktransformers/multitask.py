@@ -10,6 +10,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 
 from sktransformers._docs import shared_docs
+from sktransformers.concurrency import of_one_fit
 from sktransformers.estimator import TransformerEstimator, window_plan, window_pooling
 from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.batching import Encoded
@@ -176,6 +177,7 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
         warm_start=False,
         replay=None,
         memory=None,
+        checkpoint=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -209,6 +211,7 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
         self.warm_start = warm_start
         self.replay = replay
         self.memory = memory
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
         self.precision = precision
@@ -217,6 +220,7 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
 
     # -------------------------------------------------------------- predict
 
+    @of_one_fit
     def predict(self, X):
         """Most probable class, or number, of each row for each task.
 
@@ -239,6 +243,7 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
             return np.column_stack(columns)
         return np.column_stack([column.astype(object) for column in columns])
 
+    @of_one_fit
     def predict_proba(self, X):
         """Probability of each class, for each task.
 
@@ -259,6 +264,7 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
             for logits, classes in zip(parts, self.classes_)
         ]
 
+    @of_one_fit
     def scores(self, X, y, sample_weight=None):
         """Accuracy or R2 of each task, over the entries that are there.
 
@@ -295,6 +301,7 @@ class MultiTaskSequenceEstimator(PartialFit, TransformerEstimator):
                 found[name] = r2_score(true, predicted[some], sample_weight=weights[some])
         return found
 
+    @of_one_fit
     def score(self, X, y, sample_weight=None):
         """Mean of ``scores`` over the tasks that have one.
 

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from scipy.special import expit
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from sktransformers.concurrency import of_one_fit
 from sktransformers.inputs.hierarchy import adaptive_clusters, class_tree, proposal
 from sktransformers.inputs.targets import (
     ClassCoding,
@@ -28,6 +30,7 @@ from sktransformers.inputs.targets import (
     check_soft,
     check_threshold,
     check_varied,
+    check_weights,
     class_coding,
     class_counts,
     find_classes,
@@ -110,6 +113,7 @@ class _AnyLabels:
 class ClassScores(ClassifierMixin):
     """Probabilities of classes from their logits."""
 
+    @of_one_fit
     def decision_function(self, X):
         """Logits of each row.
 
@@ -127,6 +131,7 @@ class ClassScores(ClassifierMixin):
         logits = self._outputs(X)
         return self._link.decision(logits)
 
+    @of_one_fit
     def predict_proba(self, X):
         """Probability of each class.
 
@@ -144,6 +149,33 @@ class ClassScores(ClassifierMixin):
         logits = self._outputs(X)
         return self._link.proba(logits)
 
+    @of_one_fit
+    def score(self, X, y, sample_weight=None):
+        """Accuracy: the share of rows whose label, or all of whose labels, are predicted.
+
+        Parameters
+        ----------
+        X : array-like
+            Texts or pairs, as in ``fit``.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Labels, or an indicator matrix. Of soft targets, a matrix of probabilities, the
+            most probable class counts.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+        """
+        predicted = self.predict(X)
+        y = self._scored_y(y)
+        if n_columns(y) is None:
+            y = check_labels(y, len(predicted), type(self).__name__)
+        else:
+            y = self._check_y(y, predicted)
+        return accuracy_score(y, predicted, sample_weight=_given(sample_weight, predicted))
+
+    @of_one_fit
     def predict_log_proba(self, X):
         """Logarithm of the probability of each class.
 
@@ -179,6 +211,7 @@ class LabelOutputs(GrowingClasses, ClassScores):
         "loss": [StrOptions({"auto", *CLASS_LOSSES}), *CLASS_LOSSES.values()],
     }
 
+    @of_one_fit
     def predict(self, X):
         """Most probable class of each row, or its labels.
 
@@ -199,6 +232,7 @@ class LabelOutputs(GrowingClasses, ClassScores):
             return self._link.labels(self._decide(rows), self)
         return self._most_probable(rows, 1)[0][:, 0]
 
+    @of_one_fit
     def predict_top_k(self, X, k):
         """The k most probable classes of each row.
 
@@ -241,25 +275,6 @@ class LabelOutputs(GrowingClasses, ClassScores):
         """Labels and probabilities of shape (n_samples, k)."""
         found = self._decide(rows, partial(self.model_.most_probable, k=k), 2 * k)
         return self.classes_[found[:, k:].astype(np.int64)], np.exp(found[:, :k])
-
-    def score(self, X, y, sample_weight=None):
-        """Accuracy: the share of rows whose label, or all of whose labels, are predicted.
-
-        Parameters
-        ----------
-        X : array-like
-            Texts or pairs, as in ``fit``.
-        y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Labels, or an indicator matrix. Of soft targets, a matrix of probabilities, the
-            most probable class counts.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
-
-        Returns
-        -------
-        score : float
-        """
-        return super().score(X, self._scored_y(y), sample_weight)
 
     def _exported_outputs(self) -> dict[str, Any]:
         meaning = {"task": "classification", "classes": self.classes_.tolist()}
@@ -492,6 +507,9 @@ class LabelOutputs(GrowingClasses, ClassScores):
             return CrossEntropy()
         return named(self.loss, CLASS_LOSSES)
 
+    def _class_names(self, coding: Any) -> list[str] | None:
+        return None if isinstance(coding, IndicatorCoding) else coding.names
+
     def _objective(self, model: Any, loss: Any, coding: Any) -> tuple[Any, dict[str, Any]]:
         if isinstance(coding, IndicatorCoding):
             factors = _tensor(coding.pos_weight)
@@ -536,6 +554,11 @@ def _any_labels(estimator: Any) -> bool:
     return estimator.model_.config.problem_type == IndicatorCoding.problem_type
 
 
+def _given(sample_weight: Any, rows: Sequence[Any]) -> np.ndarray | None:
+    """Checked weights, if there are any."""
+    return None if sample_weight is None else check_weights(sample_weight, len(rows))
+
+
 def _is_soft(loss: Any) -> bool:
     """Whether y is a matrix of probabilities."""
     return isinstance(loss, CrossEntropy) and loss.classes is not None
@@ -548,6 +571,7 @@ class NumberOutputs(PartialFit, RegressorMixin):
         "loss": [StrOptions(set(NUMBER_LOSSES)), *NUMBER_LOSSES.values()],
     }
 
+    @of_one_fit
     def predict(self, X):
         """Number of each row, or its numbers.
 
@@ -564,6 +588,26 @@ class NumberOutputs(PartialFit, RegressorMixin):
         outputs = self._outputs(X)  # first: it says whether this is fitted
         outputs = outputs if np.ndim(self.target_mean_) else outputs[:, 0]
         return outputs * self.target_scale_ + self.target_mean_
+
+    def score(self, X, y, sample_weight=None):
+        """Coefficient of determination, R2; of several numbers a row the mean.
+
+        Parameters
+        ----------
+        X : array-like
+            Texts or pairs, as in ``fit``.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+        """
+        predicted = self.predict(X)
+        y = self._check_y(y, predicted)
+        return r2_score(y, predicted, sample_weight=_given(sample_weight, predicted))
 
     def _check_saved_attributes(self) -> None:
         super()._check_saved_attributes()

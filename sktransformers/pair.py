@@ -249,6 +249,7 @@ class PairClassifier(LabelOutputs, PairEstimator):
         warm_start=False,
         replay=None,
         memory=None,
+        checkpoint=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -285,6 +286,7 @@ class PairClassifier(LabelOutputs, PairEstimator):
         self.warm_start = warm_start
         self.replay = replay
         self.memory = memory
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
         self.precision = precision
@@ -395,6 +397,7 @@ class PairRegressor(NumberOutputs, PairEstimator):
         warm_start=False,
         replay=None,
         memory=None,
+        checkpoint=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -429,6 +432,7 @@ class PairRegressor(NumberOutputs, PairEstimator):
         self.warm_start = warm_start
         self.replay = replay
         self.memory = memory
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
         self.precision = precision

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sktransformers._docs import shared_docs
 from sktransformers.answering import AnsweringEstimator
+from sktransformers.concurrency import DRAWING, of_one_fit
 from sktransformers.course import Data, Options
 from sktransformers.estimator import counts_of, with_callbacks
 from sktransformers.fitted import chunks
@@ -172,6 +173,7 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
         warm_start=False,
         replay=None,
         memory=None,
+        checkpoint=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -204,6 +206,7 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
         self.warm_start = warm_start
         self.replay = replay
         self.memory = memory
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
         self.precision = precision
@@ -361,6 +364,7 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
             f'say finetune="full" for both'
         )
 
+    @DRAWING  # as the template does
     def _fit(
         self,
         X: Any,
@@ -397,12 +401,14 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
                 self._grow(fitted["model_"], earlier, coding, None)
         model = fitted["model_"].to(options.device).eval()
         fitted |= coding.attributes | counts_of(model, ())
-        self._set_features(X)
-        self.__dict__.update(fitted)
+        new = copy.copy(self)
+        new._set_features(X)
+        new.__dict__.update(fitted)
         if earlier is None:
-            self.__dict__.update(history_=[], n_iter_=0, n_samples_seen_=0, _held_out=None)
+            new.__dict__.update(history_=[], n_iter_=0, n_samples_seen_=0, _held_out=None)
             for name in ("net_", "lr_", "_moments", "_reservoir"):
-                self.__dict__.pop(name, None)
+                new.__dict__.pop(name, None)
+        self.__dict__ = vars(new)  # at once
         return self
 
     def _check_options(self) -> Options:
@@ -536,6 +542,7 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
 
     # -------------------------------------------------------------- outputs
 
+    @of_one_fit
     def predict(self, X):
         """Most probable class of each row.
 

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._pprint import _changed_params
 from sklearn.utils.validation import check_is_fitted
 
+from sktransformers.concurrency import of_one_fit
 from sktransformers.inference.directory import recover, steadily
 from sktransformers.inputs.encoding import keep_all_tokens, users_level
 from sktransformers.modules.dispatch import check_in_one_place
@@ -53,6 +54,7 @@ class SavedTransformer(BaseEstimator):
     tokenizer_: Any
     _summary: ModelSummary
 
+    @of_one_fit
     def save_pretrained(
         self, path, *, weights="auto", format="auto", drop=(), overwrite=False, scores=None
     ):

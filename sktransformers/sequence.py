@@ -148,6 +148,7 @@ class TransformerSequenceClassifier(LabelOutputs, SequenceEstimator):
         warm_start=False,
         replay=None,
         memory=None,
+        checkpoint=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -182,6 +183,7 @@ class TransformerSequenceClassifier(LabelOutputs, SequenceEstimator):
         self.warm_start = warm_start
         self.replay = replay
         self.memory = memory
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
         self.precision = precision
@@ -276,6 +278,7 @@ class TransformerSequenceRegressor(NumberOutputs, SequenceEstimator):
         warm_start=False,
         replay=None,
         memory=None,
+        checkpoint=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -308,6 +311,7 @@ class TransformerSequenceRegressor(NumberOutputs, SequenceEstimator):
         self.warm_start = warm_start
         self.replay = replay
         self.memory = memory
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
         self.precision = precision

@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sktransformers._docs import shared_docs
+from sktransformers.concurrency import of_one_fit
 from sktransformers.course import Data, Options
 from sktransformers.estimator import TransformerEstimator
 from sktransformers.fitted import chunks
@@ -212,6 +213,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
         warm_start=False,
         replay=None,
         memory=None,
+        checkpoint=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -248,6 +250,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
         self.warm_start = warm_start
         self.replay = replay
         self.memory = memory
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
         self.precision = precision
@@ -256,6 +259,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
 
     # -------------------------------------------------------------- predict
 
+    @of_one_fit
     def predict(self, X):
         """Tag of each word: the most probable one, or with a CRF the best sequence.
 
@@ -271,6 +275,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
         """
         return self._tags(self._sentences(X))
 
+    @of_one_fit
     def predict_proba(self, X):
         """Probability of each tag for each word; with a CRF, its marginal probability.
 
@@ -290,6 +295,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
         cuts = np.cumsum([len(words) for words in sentences.words])[:-1]
         return _objects(np.split(proba, cuts))
 
+    @of_one_fit
     def predict_spans(self, X):
         """Spans that the predicted tags mark.
 
@@ -331,6 +337,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
             begin += len(words)
         return found
 
+    @of_one_fit
     def score_sequences(self, X, y):
         """Log-likelihood of tag sequences.
 
@@ -366,6 +373,7 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
             likelihood[~crf.legal(output, flat, output.lengths)] = -torch.inf
         return likelihood.numpy()
 
+    @of_one_fit
     def score(self, X, y):
         """Micro-averaged span F1 if the tags mark spans, else the accuracy over words.
 
@@ -576,6 +584,9 @@ class TokenTagger(GrowingClasses, TransformerEstimator):
 
     def _loss(self) -> Any:
         return CrossEntropy() if self.loss == "auto" else named(self.loss, TAG_LOSSES)
+
+    def _class_names(self, coding: TagCoding) -> list[str]:
+        return coding.names
 
     def _objective(self, model: Any, loss: Any, coding: Any) -> tuple[Any, dict[str, Any]]:
         if model.config.crf:

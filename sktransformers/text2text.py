@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from sktransformers._docs import shared_docs
 from sktransformers.answering import AnsweringEstimator
+from sktransformers.concurrency import of_one_fit
 from sktransformers.course import Options
 from sktransformers.estimator import counts_of, with_callbacks
 from sktransformers.fitted import chunks
@@ -158,6 +159,7 @@ class Text2TextGenerator(AnsweringEstimator):
         warm_start=False,
         replay=None,
         memory=None,
+        checkpoint=None,
         callbacks=None,
         device="auto",
         precision="auto",
@@ -191,6 +193,7 @@ class Text2TextGenerator(AnsweringEstimator):
         self.warm_start = warm_start
         self.replay = replay
         self.memory = memory
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
         self.precision = precision
@@ -238,9 +241,12 @@ class Text2TextGenerator(AnsweringEstimator):
                 )
             prefix_val = prefix
         X_val = self._prompted(X_val, prefix_val, "X_val", "prefix_val")
-        self._fit(self._prompted(X, prefix), y, sample_weight, X_val, y_val)
-        self._set_features(X)
-        return self
+        before = vars(self).get("model_")
+        try:
+            return self._fit(self._prompted(X, prefix), y, sample_weight, X_val, y_val)
+        finally:  # also after a Ctrl-C that left it fitted
+            if vars(self).get("model_") is not before:
+                self._set_features(X)
 
     def partial_fit(self, X, y, sample_weight=None, prefix=None):
         """Train for one epoch on some rows, from where the last training ended.
@@ -266,10 +272,14 @@ class Text2TextGenerator(AnsweringEstimator):
         """
         if self.__sklearn_is_fitted__():
             self._check_features(X)
-        self._partial_fit(self._prompted(X, prefix), y, sample_weight)
-        self._set_features(X)
-        return self
+        before = vars(self).get("model_")
+        try:
+            return self._partial_fit(self._prompted(X, prefix), y, sample_weight)
+        finally:
+            if vars(self).get("model_") is not before:
+                self._set_features(X)
 
+    @of_one_fit
     def predict(self, X, prefix=None):
         """Answer of each row.
 
@@ -300,6 +310,7 @@ class Text2TextGenerator(AnsweringEstimator):
             )
         return texts
 
+    @of_one_fit
     def generate(self, X, prefix=None):
         """Answer of each row, and whether it was cut.
 
@@ -350,6 +361,7 @@ class Text2TextGenerator(AnsweringEstimator):
         answers, truncated = zip(*found)
         return Answers(np.array(answers, dtype=object), np.array(truncated))
 
+    @of_one_fit
     def score(self, X, y, sample_weight=None, prefix=None):
         """How well predictions agree with y, by ``metric``.
 

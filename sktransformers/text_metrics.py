@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import _check_sample_weight
 
+from sktransformers.inputs.targets import check_weights
 from sktransformers.inputs.validation import as_texts
 
 _LIBRARIES = {"rougeL": "rouge_score", "chrf": "sacrebleu", "bleu": "sacrebleu"}
@@ -232,10 +232,7 @@ def _same_length(y_true: Any, y_pred: Any) -> tuple[list[str], list[str]]:
 
 
 def _mean(scores: list[Any], sample_weight: Any) -> float:
-    weights = _check_sample_weight(
-        sample_weight, np.empty((len(scores), 0)), dtype=np.float64, ensure_non_negative=True
-    )
-    return float(np.average(scores, weights=weights))
+    return float(np.average(scores, weights=check_weights(sample_weight, len(scores))))
 
 
 # By the names of the parameter ``metric``.

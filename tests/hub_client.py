@@ -1,7 +1,11 @@
 """What ``test_hub.py`` runs in a process of its own, whose ``HF_ENDPOINT`` is the hub there."""
 
 import json
+import logging
+import pickle
 import sys
+import tempfile
+from pathlib import Path
 
 import huggingface_hub
 
@@ -18,13 +22,16 @@ def proba(clf):
 def message(call, *args, **kwargs):
     try:
         call(*args, **kwargs)
-    except (sktransformers.SavedModelError, ConnectionError) as error:
-        assert error.__cause__ is None
-        assert error.__context__ is None or error.__suppress_context__
+    except (ValueError, ConnectionError) as error:
+        each = error
+        while each is not None:  # what a traceback shows
+            assert "secret" not in f"{each} {each!r}"
+            each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
         return str(error)
     raise AssertionError(f"{call} raised nothing")
 
 
+logging.basicConfig(level=logging.DEBUG)  # of the HTTP library too
 load = sktransformers.load
 clf = load(ASKED["saved"])
 kind = type(clf)
@@ -55,6 +62,22 @@ said["missing"] = message(load, "someone/nothing", token=TOKEN)
 said["revision"] = message(load, REPO, revision="no-such-branch", token=TOKEN)
 said["refused"] = message(load, "someone/private", token="hf_wrong-secret")
 said["push_refused"] = message(clf.push_to_hub, "someone/other", token="hf_wrong-secret")
+
+# A backbone that only its token opens.
+backbone = sktransformers.Backbone("someone/native", token=TOKEN)
+tuned = kind(backbone, lr=1e-3, max_epochs=1, device="cpu", random_state=0, verbose=2)
+tuned.fit(TEXTS, ["sea", "food"] * (len(TEXTS) // 2))
+with tempfile.TemporaryDirectory() as folder:
+    tuned.save_pretrained(folder)
+    files = [path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()]
+    said["saved"] = proba(load(folder)) == proba(tuned)
+there = [repr(tuned).encode(), pickle.dumps(tuned), pickle.dumps(tuned.tokenizer_), *files]
+said["leaks"] = sum(TOKEN.encode() in content for content in there)
+said["backbone_refused"] = message(
+    tuned.set_params(backbone__token="hf_wrong-secret").fit, TEXTS, TEXTS
+)
+tuned.set_params(backbone__token=TOKEN)
+said["backbone_lost"] = message(pickle.loads(pickle.dumps(tuned)).fit, TEXTS, TEXTS)
 
 # In the cache of somebody who has pushed nothing.
 huggingface_hub.constants.HF_HUB_CACHE = ASKED["cache"]

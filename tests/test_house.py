@@ -9,26 +9,30 @@ import pytest
 import sktransformers
 
 PACKAGE = Path(sktransformers.__file__).parent
-BELOW = ("specs", "inputs", "modules", "training", "inference")
+BELOW = ("concurrency", "specs", "inputs", "modules", "training", "inference")
 TASK = ("_docs", "course", "estimator", "fitted", "outputs", "partial", *BELOW)
 # What each room, or file beside the rooms, may import of the package.
 ALLOWED = {
     "_docs": (),
+    "concurrency": (),
     "specs": ("specs",),
     "datasets": (),
+    "files": (),
     "modules": ("modules",),
-    "inputs": ("inputs",),
-    "training": ("specs", "modules", "inputs.batching", "plotting", "training"),
-    "inference": ("modules", "inputs.batching", "inference"),
+    "inputs": ("concurrency", "inputs"),
+    "training": ("concurrency", "files", "specs", "modules", "inputs.batching", "plotting", "training"),
+    "inference": ("files", "modules", "inputs.batching", "inference"),
     "augmentation": BELOW,
     "course": BELOW,
     "persistence": ("specs", "augmentation", "metrics", *BELOW, "persistence"),
     "saved": (*BELOW, "persistence"),
     "fitted": (*BELOW, "saved"),
     "hf": ("modules",),
-    "estimator": (*BELOW, "augmentation", "course", "fitted", "saved"),
+    "resuming": (*BELOW, "course"),
+    "estimator": (*BELOW, "augmentation", "course", "fitted", "resuming", "saved"),
     "partial": (),
     "outputs": (
+        "concurrency",
         "partial",
         "specs",
         "inputs",
@@ -52,8 +56,10 @@ TORCH_LIBRARIES = {"torch", "transformers"}
 # What each room may import of others, beside the standard library.
 LIBRARIES = {
     "_docs": set(),
+    "concurrency": {"threadpoolctl"},
     "specs": {"sklearn"},
     "datasets": {"numpy", "sklearn"},
+    "files": set(),
     "metrics": {"numpy", "sklearn"},
     "text_metrics": {"numpy", "rouge_score", "sacrebleu", "sklearn"},
     "modules": TORCH_LIBRARIES,

@@ -56,7 +56,7 @@ def talked(fitted, tmp_path_factory):
             timeout=300,
         )
         assert done.returncode == 0, done.stderr
-        yield hub, json.loads(done.stdout.splitlines()[-1])
+        yield hub, {**json.loads(done.stdout.splitlines()[-1]), "all": done.stdout + done.stderr}
 
 
 def test_what_was_pushed_is_loaded_with_the_same_predictions(talked, fitted):
@@ -114,12 +114,14 @@ def test_a_checkpoint_of_others_is_read_as_such(talked):
 def test_errors_name_the_repository_and_hide_the_token(talked):
     hub, said = talked
     assert {TOKEN, "hf_wrong-secret"} <= hub.tokens  # they were sent
-    for name in ("missing", "revision", "refused", "push_refused"):
+    refused = ("refused", "push_refused", "backbone_refused", "backbone_lost")
+    for name in ("missing", "revision", *refused):
         text = said[name]
         assert "someone/" in text, name
         assert "secret" not in text, name
     assert "no-such-branch" in said["revision"]
-    assert "***" in said["push_refused"]  # the server had repeated it
+    for name in refused[:3]:
+        assert "***" in said[name], name  # the server had repeated it
 
 
 def test_the_token_is_in_no_file(talked):
@@ -127,6 +129,15 @@ def test_the_token_is_in_no_file(talked):
     for files in hub.commits.values():
         for name, content in files.items():
             assert TOKEN.encode() not in content, name
+
+
+def test_the_token_of_a_backbone_stays_with_the_process(talked):
+    said = talked[1]
+    assert said["saved"] and said["leaks"] == 0
+    assert "huggingface_hub" in said["all"]  # its log is there
+    assert TOKEN not in said["all"]
+    assert "`hf auth login`" in said["backbone_lost"]
+    assert "`hf auth login`" not in said["backbone_refused"]
 
 
 # ------------------------------------------------- without a hub (HF_HUB_OFFLINE)
@@ -152,7 +163,7 @@ def test_an_id_that_is_not_in_the_cache(fitted):
 def test_names_of_nothing(name):
     with pytest.raises(SavedModelError, match="no"):
         sktransformers.load(name)
-    with pytest.raises((TypeError, ValueError), match=r"no|got ''"):
+    with pytest.raises((TypeError, ValueError), match=r"no|an empty str"):
         TransformerSequenceClassifier.from_pretrained(name)
 
 

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-if sys.platform != "win32":
-    import fcntl
+from sktransformers.files import held, sync
 
 # Of renameat2(2).
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -78,7 +77,7 @@ def appearing(
     folder = _beside(path, _UNFINISHED)
     folder.mkdir()
     try:
-        with _held(folder):
+        with held(folder):
             yield folder
             _settle(folder)
             if check_free(path, overwrite, foreign).exists():  # others may have written meanwhile
@@ -86,7 +85,7 @@ def appearing(
                 _swap(folder, path)
             else:
                 os.replace(folder, path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -98,7 +97,7 @@ def recover(path: Path) -> None:
         path = path.resolve()
         formers = [] if path.exists() else _leftovers(path, _FORMER)
         for former in formers:
-            with _held(former):  # waits for those who are at it
+            with held(former):  # waits for those who are at it
                 if not path.exists():
                     os.replace(former, path)
 
@@ -128,7 +127,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 def _clean(path: Path) -> None:
     """Delete what processes that have died have left beside a path."""
     for folder in _leftovers(path, f"{_UNFINISHED}|{_FORMER}"):
-        with contextlib.suppress(OSError), _held(folder, wait=False) as is_held:
+        with contextlib.suppress(OSError), held(folder, wait=False) as is_held:
             # One that is younger may not be held yet.
             if is_held and time.time() - folder.stat().st_mtime > _SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -143,27 +142,6 @@ def _beside(path: Path, kind: str) -> Path:
     return path.parent / f".{path.name}.{uuid.uuid4().hex}.{kind}"
 
 
-@contextlib.contextmanager
-def _held(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Lock a directory, whatever its name, until the end or the death of the process.
-
-    What is yielded says whether that was possible.
-    """
-    if sys.platform == "win32":
-        yield False
-        return
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:  # held by others, or the file system has no locks
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(file)
-
-
 def _settle(folder: Path) -> None:
     """Have the disk hold all of a directory, with the rights that the umask leaves to files."""
     rights = folder.stat().st_mode & 0o666
@@ -171,21 +149,8 @@ def _settle(folder: Path) -> None:
         for name in names:
             file = Path(root, name)
             file.chmod(rights)  # what safetensors writes only its owner may read
-            _sync(file)
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    if sys.platform == "win32":
-        return
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    except OSError as error:  # some file systems refuse it for directories
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(file)
+            sync(file)
+        sync(Path(root))
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -194,7 +159,7 @@ def _swap(new: Path, path: Path) -> None:
         _exchange(new, path)
         return
     former = _beside(path, _FORMER)
-    with _held(path):  # `recover` waits for the end
+    with held(path):  # `recover` waits for the end
         try:
             os.replace(path, former)
             os.replace(new, path)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sktransformers.inputs.validation import shown
+
 _LETTERS = {"bio": "BI", "bioes": "BIESLU"}
 _EXPECTED = {
     "bio": '"O" and tags that begin with "B-" or "I-"',
@@ -68,7 +70,7 @@ def forbidden(tags: Iterable[Any], scheme: str) -> tuple[np.ndarray, np.ndarray,
         if not _fits(tag, scheme):
             raise ValueError(
                 f'constraints="{scheme}" expects the tags to be {_EXPECTED[scheme]}, each '
-                f"followed by the type of the span; got the tag {tag!r}."
+                f"followed by the type of the span; got the tag {shown(tag)}."
             )
     letters = np.array([tag[0] for tag in tags], dtype=object)
     types = np.array([tag[2:] for tag in tags], dtype=object)

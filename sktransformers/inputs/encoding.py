@@ -26,7 +26,7 @@ MULTILINGUAL = (
     "FacebookAI/xlm-roberta-base",
 )
 PORTUGUESE = "neuralmind/bert-base-portuguese-cased"
-_NOT_THE_USERS = ("sktransformers.", "sklearn.", "joblib.")
+_NOT_THE_USERS = ("sktransformers.", "sklearn.", "skorch.", "joblib.")
 
 
 class Counts(NamedTuple):

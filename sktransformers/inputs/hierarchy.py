@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransformers.inputs.validation import describe
+from sktransformers.inputs.validation import describe, shown
 
 # Clusters of an adaptive softmax begin behind the classes that hold these shares of the rows.
 _SHARES = (0.8, 0.95)
@@ -93,7 +93,8 @@ def class_tree(tree: Any, classes: np.ndarray, counts: np.ndarray) -> list[int]:
         missed = next((c for c in places.values() if c not in seen), None)
         if missed is not None:
             raise ValueError(
-                f"tree of TreeSoftmax misses the class {classes.tolist()[missed]!r}, which y has."
+                f"tree of TreeSoftmax misses the class {shown(classes.tolist()[missed])}, which "
+                f"y has."
             )
         assert found is not None  # it has all classes
         root = found[1]
@@ -154,7 +155,7 @@ def _group(
         if c is None:
             continue
         if c in seen:
-            raise ValueError(f"tree of TreeSoftmax has the class {member!r} more than once.")
+            raise ValueError(f"tree of TreeSoftmax has the class {shown(member)} more than once.")
         seen[c] = None
         found.append((float(counts[c]), c))
     return _huffman(found) if found else None
@@ -179,8 +180,8 @@ def _nested(paths: dict[Any, Any]) -> list[Any]:
     for label, path in paths.items():
         if not isinstance(path, (list, tuple)) or any(isinstance(p, (list, dict)) for p in path):
             raise ValueError(
-                f"tree of TreeSoftmax: the path of {label!r} is {path!r}; expected a list of the "
-                f"names of its groups."
+                f"tree of TreeSoftmax: the path of {shown(label)} is {shown(path)}; expected a "
+                f"list of the names of its groups."
             )
         path = tuple(path)
         for depth in range(1, len(path) + 1):

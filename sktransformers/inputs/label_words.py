@@ -11,6 +11,7 @@ from sktransformers.inputs.batching import Ragged
 from sktransformers.inputs.encoding import tokenize, users_level
 from sktransformers.inputs.prompts import TargetEncoder, Template
 from sktransformers.inputs.targets import ClassCoding
+from sktransformers.inputs.validation import shown, some
 
 _BETWEEN = "\n\n"  # behind each example
 _NO_LIMIT = 2**31
@@ -56,20 +57,21 @@ def words_of(classes: np.ndarray, label_words: Any) -> list[str]:
     for label in labels:
         if label not in given:
             raise ValueError(
-                f"label_words has no words for the class {label!r}; it has some for {_some(given)}."
+                f"label_words has no words for the class {shown(label)}; it has some for "
+                f"{some(given)}."
             )
     for label in given:
         if label not in labels:
             raise ValueError(
-                f"label_words names {label!r}, which is none of the {len(labels)} classes "
-                f"{_some(labels)}."
+                f"label_words names {shown(label)}, which is none of the {len(labels)} classes "
+                f"{some(labels)}."
             )
     words = [given[label] for label in labels]
     for label, text in zip(labels, words):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
-                f"label_words: the words of the class {label!r} are {text!r}; expected a text that "
-                f"is not empty."
+                f"label_words: the words of the class {shown(label)} are {shown(text)}; expected "
+                f"a text that is not empty."
             )
     _check_distinct(labels, words, words)
     return words
@@ -131,8 +133,8 @@ def label_ids(tokenizer: Any, words: dict[Any, str], template: str, is_open: boo
     for label, row in zip(words, rows):
         if len(row) <= len(encoder.begin) + 1:
             raise ValueError(
-                f"label_words: the tokenizer of the backbone makes nothing of {words[label]!r}, "
-                f"the words of the class {label!r}."
+                f"label_words: the tokenizer of the backbone makes nothing of "
+                f"{shown(words[label])}, the words of the class {shown(label)}."
             )
     _check_distinct(list(words), list(words.values()), rows)
     return found
@@ -206,12 +208,8 @@ def _check_distinct(labels: list[Any], words: list[str], forms: Sequence[Any]) -
         if form in seen:
             j = seen[form]
             raise ValueError(
-                f"label_words: the classes {labels[j]!r} and {labels[i]!r} cannot be told apart: "
-                f"their words {words[j]!r} and {words[i]!r} are the same to the model."
+                f"label_words: the classes {shown(labels[j])} and {shown(labels[i])} cannot be "
+                f"told apart: their words {shown(words[j])} and {shown(words[i])} are the same to "
+                f"the model."
             )
         seen[form] = i
-
-
-def _some(labels: Any) -> str:
-    labels = list(labels)
-    return f"{labels[:10]}{' ...' if len(labels) > 10 else ''}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransformers.inputs.validation import describe, is_missing
+from sktransformers.inputs.validation import describe, is_missing, shown, some
 from sktransformers.inputs.words import as_list
 
 _EXPECTED = (
@@ -77,7 +77,7 @@ def _rows(X: Any, name: str) -> Sequence[Any]:
 def _rows_of_table(X: Any, shape: tuple[int, ...], name: str) -> Sequence[Any]:
     if shape[1] != 2:
         columns = getattr(X, "column_names", getattr(X, "columns", None))  # pyarrow, others
-        names = "" if columns is None else f" ({', '.join(map(repr, columns))})"
+        names = "" if columns is None else f" ({', '.join(map(shown, columns))})"
         raise ValueError(
             f"{name} has {shape[1]} column(s){names}; {_EXPECTED}. Select the two columns of "
             f"texts first, for example with ColumnTransformer inside a Pipeline."
@@ -135,11 +135,10 @@ def _not_a_pair(rows: Sequence[Any], bad: list[int], name: str) -> str:
             f"One pair goes into a list: [(text, other)]. {_ZIP}"
         )
     if isinstance(row, Mapping):
-        keys = ", ".join(map(repr, list(row)[:4]))
         return (
-            f"{where} is of type {type(row).__name__} with the keys {keys}; expected a pair of "
-            f"str in every row {count}. Take the two texts out of each row, or make a table of "
-            f"two columns of them."
+            f"{where} is of type {type(row).__name__} with the keys {some(row)}; expected "
+            f"a pair of str in every row {count}. Take the two texts out of each row, or make a "
+            f"table of two columns of them."
         )
     sides = as_list(row)
     if sides is None:

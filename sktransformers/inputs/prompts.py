@@ -208,8 +208,7 @@ class SourceEncoder:
         if most < 1:
             raise ValueError(
                 f"max_length={self.max_length} leaves no room for the texts of a row: the words "
-                f"of the template and the prefix around them are {n_words} tokens, in the prompt "
-                f"{''.join(prompt)[:80]!r}."
+                f"of the template and the prefix around them are {n_words} tokens."
             )
         rank = np.empty(len(ids), np.int64)  # of a token in its piece
         order = np.argsort(piece, kind="stable")

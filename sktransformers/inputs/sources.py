@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sktransformers.inputs.prompts import Row, Template
-from sktransformers.inputs.validation import as_rows, as_texts, describe, is_missing
+from sktransformers.inputs.validation import as_rows, as_texts, describe, is_missing, shown, some
 from sktransformers.inputs.words import as_list
 
 _COLUMNS = "Rows of several texts are tuples, dicts, or the rows of a table."
@@ -78,9 +78,9 @@ def _column(X: Any, field: str, template: str, name: str) -> list[Any]:
     if field in known:
         return as_list(X[field]) or []
     if not field.isdigit() or int(field) >= X.shape[1]:
-        shown = ", ".join(map(repr, known)) or f"its {X.shape[1]} columns have no names"
+        there = ", ".join(map(shown, known)) or f"its {X.shape[1]} columns have no names"
         raise ValueError(
-            f"template={template!r} asks for {field!r}, which is no column of {name} ({shown}). "
+            f"template={template!r} asks for {field!r}, which is no column of {name} ({there}). "
             f'Fields are names of columns, or their numbers, such as "{{0}}".'
         )
     if hasattr(X, "iloc"):  # pandas
@@ -104,7 +104,7 @@ def _of_row(row: Any, i: int, fields: list[str], template: str, name: str) -> tu
         if lacking:
             raise ValueError(
                 f"template={template!r} asks for {lacking[0]!r}, which is no key of {name}[{i}] "
-                f"({', '.join(map(repr, list(row)[:6]))})."
+                f"(which has {some(row)})."
             )
         return tuple(row[field] for field in fields)
     texts = None if isinstance(row, np.generic) else as_list(row)

@@ -10,7 +10,7 @@ import numpy as np
 from sktransformers.inputs.batching import Ragged
 from sktransformers.inputs.constraints import scheme_of
 from sktransformers.inputs.targets import Targets
-from sktransformers.inputs.validation import describe, is_missing
+from sktransformers.inputs.validation import describe, is_missing, shown
 from sktransformers.inputs.words import lists_in
 
 _EXPECTED = "a list with a list of tags for each sentence"
@@ -157,7 +157,7 @@ def _check_types(rows: list[list[Any]], name: str) -> type:
     if missing:
         i, j, tag = missing[0]
         raise ValueError(
-            f"Input {name} contains NaN: {name}[{i}][{j}] is missing ({tag!r}), "
+            f"Input {name} contains NaN: {name}[{i}][{j}] is missing ({shown(tag)}), "
             f"{len(missing)} of {len(tags)} tags are. Every word needs a tag."
         )
     for i, j, tag in tags:
@@ -166,8 +166,8 @@ def _check_types(rows: list[list[Any]], name: str) -> type:
     first = tags[0]
     other = next(entry for entry in tags if kinds[type(entry[2])] != kinds[type(first[2])])
     raise ValueError(
-        f"{name} mixes types of tags: {name}[{first[0]}][{first[1]}] is {first[2]!r}, "
-        f"{name}[{other[0]}][{other[1]}] is {other[2]!r}. Use one type."
+        f"{name} mixes types of tags: {name}[{first[0]}][{first[1]}] is {shown(first[2])}, "
+        f"{name}[{other[0]}][{other[1]}] is {shown(other[2])}. Use one type."
     )
 
 
@@ -189,7 +189,7 @@ def find_tags(y: np.ndarray) -> np.ndarray:
     """
     distinct = sorted(set(chain.from_iterable(y)))
     if len(distinct) < 2:
-        found = f"1 tag: {distinct[0]!r}" if distinct else "none"
+        found = f"1 tag: {shown(distinct[0])}" if distinct else "none"
         raise ValueError(f"A tagger needs at least two tags; y has {found}.")
     return np.array(distinct)
 
@@ -226,7 +226,7 @@ def positions(y: np.ndarray | Sequence[Sequence[Any]], tags: np.ndarray, name: s
         i = int(np.searchsorted(ends, first, side="right"))
         j = first - int(ends[i] - lengths[i])
         raise ValueError(
-            f"{name}[{i}][{j}] is {y[i][j]!r}, which is none of the {len(tags)} tags seen in "
+            f"{name}[{i}][{j}] is {shown(y[i][j])}, which is none of the {len(tags)} tags seen in "
             f"training."
         )
     return codes
@@ -242,10 +242,10 @@ class Forbidden(NamedTuple):
     def where(self, y: np.ndarray, name: str) -> str:
         """What messages say of it."""
         tags = y[self.i]
+        where = f"{name}[{self.i}][{self.j}] is {shown(tags[self.j])}"
         if self.behind:
-            return f"{name}[{self.i}][{self.j}] is {tags[self.j]!r} behind {tags[self.j - 1]!r}"
-        place = "first" if self.j == 0 else "last"
-        return f"{name}[{self.i}][{self.j}] is {tags[self.j]!r}, the {place} tag of its sentence"
+            return f"{where} behind {shown(tags[self.j - 1])}"
+        return f"{where}, the {'first' if self.j == 0 else 'last'} tag of its sentence"
 
 
 def first_forbidden(

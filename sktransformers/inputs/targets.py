@@ -1,7 +1,7 @@
 """y and sample weights <-> arrays that a loss can read."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Real
@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from sktransformers.inputs.batching import Ragged, take
-from sktransformers.inputs.validation import describe, is_missing
+from sktransformers.inputs.validation import check_no_texts, describe, is_missing, shown, some
 
 # How far a sum of probabilities may be from one; that of a float32 softmax is nearer.
 _MAX_EXCESS = 1e-6
@@ -220,7 +220,7 @@ class IndicatorCoding(_Labels):
         numbered = trained == list(range(len(trained)))
         if names is not None and not numbered and names.tolist() != trained:
             raise ValueError(
-                f"{name} has the columns {_some(names)}, but {expected}: {_some(self.classes)}."
+                f"{name} has the columns {some(names)}, but {expected}: {some(self.classes)}."
             )
         return Targets(np.asarray(y), weights, np.zeros(len(y), np.int64))
 
@@ -271,7 +271,7 @@ class NumberCoding:
         numbered = self.names == [str(i) for i in range(n_outputs)]
         if found is not None and not numbered and list(map(str, found)) != self.names:
             raise ValueError(
-                f"{name} has the columns {_some(found)}, but training was with the outputs "
+                f"{name} has the columns {some(found)}, but training was with the outputs "
                 f"{self.names}."
             )
         y = np.asarray(y)
@@ -304,9 +304,9 @@ def check_numbers(y: Any, n_samples: int, estimator_name: str, name: str = "y") 
         return _numbers(_one_a_row(y, n_samples, estimator_name, name), name)
     matrix, names = _as_matrix(y, n_samples, name)
     labels = range(matrix.shape[1]) if names is None else names.tolist()
-    shown = [f"{name}[:, {x}]" if names is None else f"{name}[{x!r}]" for x in labels]
+    places = [f"{name}[:, {x}]" if names is None else f"{name}[{shown(x)}]" for x in labels]
     advice = "Drop those rows; MultiTaskSequenceEstimator trains on what they do have."
-    numbers = [_numbers(column, x, advice) for column, x in zip(matrix.T, shown)]
+    numbers = [_numbers(column, x, advice) for column, x in zip(matrix.T, places)]
     found = np.stack(numbers, axis=1).view(Matrix)
     found.names = names
     return found
@@ -401,8 +401,8 @@ def check_indicator(y: Any, n_samples: int, name: str = "y") -> Indicator:
     if not good.all():
         i, j = (int(k) for k in np.argwhere(~good)[0])
         raise ValueError(
-            f"{name}[{i}, {j}] is {matrix[i].tolist()[j]!r}; a multi-label {name} is an indicator "
-            f"matrix of 0 and 1. If its rows are probabilities of classes, pass "
+            f"{name}[{i}, {j}] is {shown(matrix[i].tolist()[j])}; a multi-label {name} is an "
+            f"indicator matrix of 0 and 1. If its rows are probabilities of classes, pass "
             f"loss=CrossEntropy(classes=[...])."
         )
     found = matrix.astype(np.int8, copy=csr is None).view(Indicator)
@@ -432,7 +432,7 @@ def check_varied(y: Indicator, classes: np.ndarray) -> None:
             f"to learn. Every label needs rows that have it, and rows that do not."
         )
     parts = [
-        f"{what} of the rows of y has the labels {_some(classes[mask])}"
+        f"{what} of the rows of y has the labels {some(classes[mask])}"
         for what, mask in (("none", ~somewhere), ("each", everywhere))
         if mask.any()
     ]
@@ -516,12 +516,12 @@ def check_classes(
     if found.ndim != 1 or len(found) < at_least:
         raise ValueError(
             f"{name} must be a list of at least {at_least} class{'es' if at_least > 1 else ''}; "
-            f"got {classes!r}."
+            f"got {shown(classes)}."
         )
     _check_entries(found, name)
     values, counts = np.unique(found, return_counts=True)
     if (counts > 1).any():
-        raise ValueError(f"{name} names {values[counts > 1].tolist()[0]!r} more than once.")
+        raise ValueError(f"{name} names {shown(values[counts > 1].tolist()[0])} more than once.")
     return found
 
 
@@ -546,14 +546,14 @@ def check_more_classes(classes: Any, known: np.ndarray | None, columns: bool) ->
     found = check_classes(classes, "classes", 2 if known is None else 1)
     if known is not None and (found.dtype.kind in "OU") != (known.dtype.kind in "OU"):
         raise ValueError(
-            f"classes holds {found.tolist()[0]!r}, but the classes so far are {_some(known)}: "
+            f"classes holds {shown(found.tolist()[0])}, but the classes so far are {some(known)}: "
             f"strings and other labels do not go together."
         )
     if not columns:
         return np.unique(found) if known is None else np.union1d(known, found)
     lost = [] if known is None else [c for c in known.tolist() if c not in found.tolist()]
     if lost:
-        raise ValueError(f"classes leaves out {lost[0]!r}, which the model has.")
+        raise ValueError(f"classes leaves out {shown(lost[0])}, which the model has.")
     return found
 
 
@@ -582,7 +582,7 @@ def _as_matrix(y: Any, n_samples: int, name: str) -> tuple[np.ndarray, np.ndarra
         return matrix, None
     if len(set(names)) < len(names):
         twice = next(label for i, label in enumerate(names) if label in names[:i])
-        raise ValueError(f"{name} has two columns with the name {twice!r}.")
+        raise ValueError(f"{name} has two columns with the name {shown(twice)}.")
     array = _to_array(names, name)
     if array.ndim > 1:
         array = _to_array([str(label) for label in names], name)
@@ -601,11 +601,6 @@ def _inconsistent(n_samples: int, n_targets: int, name: str) -> ValueError:
         f"Found input variables with inconsistent numbers of samples: "
         f"X{name[1:]} has {n_samples} rows, {name} has {n_targets}."
     )
-
-
-def _some(labels: Iterable[Any]) -> str:
-    labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
-    return f"{labels[:10]}{' ...' if len(labels) > 10 else ''}"
 
 
 def _one_a_row(y: Any, n_samples: int, estimator_name: str, name: str) -> np.ndarray:
@@ -666,8 +661,8 @@ def _check_entries(labels: np.ndarray, name: str, advice: str = "Drop those rows
         strings = [isinstance(v, str) for v in labels]
         other = strings.index(not strings[0])
         raise ValueError(
-            f"{name} mixes strings with other labels: {name}[0] is {labels[0]!r}, "
-            f"{name}[{other}] is {labels[other]!r}. Use one type."
+            f"{name} mixes strings with other labels: {name}[0] is {shown(labels[0])}, "
+            f"{name}[{other}] is {shown(labels[other])}. Use one type."
         )
 
 
@@ -682,7 +677,7 @@ def find_classes(labels: np.ndarray) -> np.ndarray:
     classes = np.unique(labels)
     if len(classes) < 2:
         raise ValueError(
-            f"A classifier needs at least two classes; y has 1 class: {classes.tolist()[0]!r}."
+            f"A classifier needs at least two classes; y has 1 class: {shown(classes.tolist()[0])}."
         )
     return classes
 
@@ -692,8 +687,8 @@ def _positions(labels: np.ndarray, classes: np.ndarray, name: str) -> np.ndarray
     if not known.all():
         first = int(np.flatnonzero(~known)[0])
         raise ValueError(
-            f"{name}[{first}] is {labels.tolist()[first]!r}, which is none of the {len(classes)} "
-            f"classes seen in training."
+            f"{name}[{first}] is {shown(labels.tolist()[first])}, which is none of the "
+            f"{len(classes)} classes seen in training."
         )
     return np.searchsorted(classes, labels).astype(np.int64)
 
@@ -706,6 +701,7 @@ def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
     ValueError
         If there are not n_samples of them, one is negative or not finite, or all are zero.
     """
+    check_no_texts(sample_weight, "sample_weight")
     weights = _check_sample_weight(
         sample_weight, np.empty((n_samples, 0)), dtype=np.float64, ensure_non_negative=True
     )
@@ -858,7 +854,9 @@ def _per_label(
 
 def _probability(value: Any, label: Any, parameter: str) -> float:
     if not isinstance(value, Real) or not 0 < float(value) < 1:
-        raise ValueError(f"{parameter}[{label!r}] is {value!r}; expected a number between 0 and 1.")
+        raise ValueError(
+            f"{parameter}[{shown(label)}] is {shown(value)}; expected a number between 0 and 1."
+        )
     return float(value)
 
 
@@ -869,8 +867,8 @@ def _places(classes: np.ndarray) -> dict[Any, int]:
 def _known(label: Any, places: dict[Any, int], parameter: str) -> int:
     if label not in places:
         raise ValueError(
-            f"{parameter} names the class {label!r}, which y does not have; its classes are "
-            f"{_some(places)}."
+            f"{parameter} names the class {shown(label)}, which y does not have; its classes are "
+            f"{some(places)}."
         )
     return places[label]
 
@@ -878,7 +876,9 @@ def _known(label: Any, places: dict[Any, int], parameter: str) -> int:
 def weight_of(weight: Any, label: Any, parameter: str) -> float:
     """A weight that a parameter gives to a label, or a clear error."""
     if not isinstance(weight, Real) or not 0 <= float(weight) < float("inf"):
-        raise ValueError(f"{parameter}[{label!r}] is {weight!r}; expected a number of at least 0.")
+        raise ValueError(
+            f"{parameter}[{shown(label)}] is {shown(weight)}; expected a number of at least 0."
+        )
     return float(weight)
 
 

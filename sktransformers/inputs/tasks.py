@@ -12,7 +12,7 @@ import numpy as np
 from sktransformers.inputs.encoding import users_level
 from sktransformers.inputs.pairs import as_pairs
 from sktransformers.inputs.targets import Matrix, NumberCoding, Targets, weight_of
-from sktransformers.inputs.validation import as_rows, as_texts, describe, is_missing
+from sktransformers.inputs.validation import as_rows, as_texts, describe, is_missing, shown, some
 from sktransformers.inputs.words import as_list
 
 CLASSES, NUMBERS = "classification", "regression"
@@ -164,22 +164,22 @@ def by_column(given: Any, labels: list[Any], parameter: str, name: str = "y") ->
         for label, value in given.items():
             if label not in labels:
                 raise ValueError(
-                    f"{parameter} names the column {label!r}, which {name} does not have; its "
-                    f"columns are {labels}."
+                    f"{parameter} names the column {shown(label)}, which {name} does not have; its "
+                    f"columns are {some(labels)}."
                 )
             found[labels.index(label)] = value
         return found
     values = np.asarray(given, dtype=object).tolist()
     if not isinstance(values, list) or len(values) != len(labels):
         raise ValueError(
-            f"{parameter}={given!r} is not one value for each of the columns {labels}."
+            f"{parameter}={given!r} is not one value for each of the columns {some(labels)}."
         )
     return values
 
 
 def _where(name: str, names: list[Any] | None, j: int) -> str:
     """A column as messages show it."""
-    return f"{name}[:, {j}]" if names is None else f"{name}[{names[j]!r}]"
+    return f"{name}[:, {j}]" if names is None else f"{name}[{shown(names[j])}]"
 
 
 def _columns(y: Any, name: str) -> tuple[list[list[Any]], list[Any] | None, list[bool]]:
@@ -197,6 +197,8 @@ def _columns(y: Any, name: str) -> tuple[list[list[Any]], list[Any] | None, list
     else:
         if isinstance(y, (list, tuple)):
             rows = [row if isinstance(row, tuple) else as_list(row) for row in y]
+            if not rows:
+                raise ValueError(f"{name} is empty; {_EXPECTED}.")
             for i, row in enumerate(rows):
                 if row is None:
                     raise ValueError(f"{name}[{i}] is {describe(y[i])}; {_EXPECTED}.")
@@ -221,7 +223,7 @@ def _columns(y: Any, name: str) -> tuple[list[list[Any]], list[Any] | None, list
         return list(map(list, array.T.tolist())), None, [False] * array.shape[1]
     if len({str(label) for label in names}) < len(names):
         twice = next(x for i, x in enumerate(names) if str(x) in map(str, names[:i]))
-        raise ValueError(f"{name} has two columns with the name {twice!r}.")
+        raise ValueError(f"{name} has two columns with the name {shown(twice)}.")
     return [as_list(part) or [] for part in parts], names, categorical
 
 
@@ -243,14 +245,14 @@ def _read(
         if isinstance(value, str) != isinstance(entries[first], str):
             raise ValueError(
                 f"{where} mixes strings with other entries: {where}[{first}] is "
-                f"{entries[first]!r}, {where}[{i}] is {value!r}. Use one type."
+                f"{shown(entries[first])}, {where}[{i}] is {shown(value)}. Use one type."
             )
         if isinstance(value, str) and kind == NUMBERS:
             raise ValueError(
                 f"{where}[{i}] is {describe(value)}; a column for regression holds numbers."
             )
         if not isinstance(value, str) and not np.isfinite(float(value)):
-            raise ValueError(f"{where}[{i}] is {value!r}; expected a finite number.")
+            raise ValueError(f"{where}[{i}] is {shown(value)}; expected a finite number.")
     fraction = next((i for i, v in enumerate(entries) if not _may_be_class(v)), None)
     if kind is None:
         kind = CLASSES if categorical or fraction is None else NUMBERS
@@ -258,7 +260,7 @@ def _read(
         entries = [None if v is None else float(v) for v in entries]
     elif fraction is not None and not categorical:
         raise ValueError(
-            f"{where}[{fraction}] is {entries[fraction]!r}; a column for classification holds "
+            f"{where}[{fraction}] is {shown(entries[fraction])}; a column for classification holds "
             f"strings, bools or whole numbers."
         )
     return entries, kind
@@ -318,8 +320,8 @@ class Task:
         for i, value in enumerate(column):
             if value is not None and value not in place:
                 raise ValueError(
-                    f"{where}[{i}] is {value!r}, which is none of the {len(place)} classes seen "
-                    f"in training."
+                    f"{where}[{i}] is {shown(value)}, which is none of the {len(place)} classes "
+                    f"seen in training."
                 )
         return np.array([np.nan if v is None else place[v] for v in column])
 
@@ -458,13 +460,13 @@ def _task(label: Any, y: TaskTable, j: int, weights: np.ndarray) -> Task:
     classes = np.unique(values)
     if len(classes) < 2:
         raise ValueError(
-            f"A task needs at least two classes; {where} has 1 class: {classes.tolist()[0]!r}."
+            f"A task needs at least two classes; {where} has 1 class: {shown(classes.tolist()[0])}."
         )
     many = values.dtype.kind in "iuf" and len(classes) > max(20, 0.5 * len(values))
     if many and y.asked[j] is None:
         warnings.warn(
             f"{where} has {len(classes)} whole numbers among {len(values)} entries, which are "
-            f"read as classes. If they are numbers, pass tasks={{{label!r}: {NUMBERS!r}}}.",
+            f"read as classes. If they are numbers, pass tasks={{{shown(label)}: {NUMBERS!r}}}.",
             stacklevel=users_level(),
         )
     return Task(label, classes)
@@ -491,10 +493,12 @@ def check_columns(y: TaskTable, tasks: Sequence[Task], name: str) -> None:
     labels = [task.label for task in tasks]
     if y.shape[1] != len(labels):
         raise ValueError(
-            f"{name} has {y.shape[1]} columns, but training was with {len(labels)}: {labels}."
+            f"{name} has {y.shape[1]} columns, but training was with {len(labels)}: {some(labels)}."
         )
     if y.names is not None and y.names != labels and labels != list(range(len(labels))):
-        raise ValueError(f"{name} has the columns {y.names}, but training was with {labels}.")
+        raise ValueError(
+            f"{name} has the columns {some(y.names)}, but training was with {some(labels)}."
+        )
 
 
 def _factors(task_weights: Any, y: TaskTable, in_sum: np.ndarray) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Whatever scikit-learn users call X -> a sequence of str, or a clear error."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
+_MOST_SHOWN = 40  # characters of a label
 _EXPECTED = "expected a list, tuple, array or Series of str, or a table with one column of str"
 
 
@@ -105,11 +107,40 @@ def is_missing(value: Any) -> bool:
 
 
 def describe(value: Any) -> str:
-    """A value as messages show it, with its type."""
+    """What messages say of a value that may hold texts, which they never show."""
     if is_missing(value):
         return f"missing ({value!r})"
-    text = repr(value)
-    return f"{text if len(text) <= 40 else text[:37] + '...'} of type {type(value).__name__}"
+    if isinstance(value, str):
+        return f"a str of {len(value)} characters"
+    kind = f"of type {type(value).__name__}"
+    return f"{shown(value)} {kind}" if isinstance(value, (Real, np.bool_)) else f"a value {kind}"
+
+
+def shown(label: Any) -> str:
+    """A label as messages show it: not all of it, if it is as long as a text."""
+    text = repr(label)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
+
+
+def some(labels: Iterable[Any]) -> str:
+    """The first of some labels, likewise."""
+    labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+    return f"[{', '.join(map(shown, labels[:10]))}]{' ...' if len(labels) > 10 else ''}"
+
+
+def check_no_texts(values: Any, name: str) -> None:
+    """Refuse texts in the place of numbers, before an error of NumPy shows one.
+
+    Raises
+    ------
+    ValueError
+        Naming the first.
+    """
+    if getattr(getattr(values, "dtype", None), "kind", "O") in "biuf":
+        return
+    for i, value in enumerate(np.asarray(values, dtype=object).ravel()):
+        if isinstance(value, (str, bytes)):
+            raise ValueError(f"{name}[{i}] is {describe(value)}; expected a number.")
 
 
 def check_shape(name: str, value: Any, shape: tuple[int, ...]) -> None:

@@ -45,15 +45,33 @@ class CrossEntropy(nn.Module):
         """
         logits = precise(logits)
         if targets.ndim == 2:
-            targets = targets.to(logits.dtype)
-            if self.class_weights is not None:
-                targets = targets * self.class_weights.to(logits.dtype)
-                total = targets.sum(dim=1, keepdim=True)
-                targets = targets / total.clamp(min=torch.finfo(logits.dtype).tiny)
+            targets = self._weighted(targets.to(logits.dtype))
         losses = F.cross_entropy(
             logits, targets, reduction="none", label_smoothing=self.label_smoothing
         )
         return (losses * weights).sum()
+
+    def of_frequencies(self, targets: Tensor, weights: Tensor, n_classes: int) -> Tensor:
+        """The smallest mean loss, of shape (), that one prediction for all rows can have.
+
+        Zero if all rows are of one class, and there is no label smoothing. Parameters are as in
+        ``forward``.
+        """
+        weights = weights.to(torch.float64)
+        if targets.ndim == 2:
+            sums = weights @ self._weighted(targets.to(torch.float64))
+        else:
+            sums = torch.bincount(targets, weights, n_classes)
+        share = (1 - self.label_smoothing) * sums / weights.sum() + self.label_smoothing / n_classes
+        return torch.special.entr(share).sum()
+
+    def _weighted(self, targets: Tensor) -> Tensor:
+        """Soft targets in proportion to themselves times the class weights."""
+        if self.class_weights is None:
+            return targets
+        targets = targets * self.class_weights.to(targets.dtype)
+        total = targets.sum(dim=1, keepdim=True)
+        return targets / total.clamp(min=torch.finfo(targets.dtype).tiny)
 
 
 class Focal(nn.Module):
@@ -283,6 +301,13 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.ndim == logits.ndim:
         targets = targets.argmax(dim=-1)
     return (logits.argmax(dim=-1) == targets).sum()
+
+
+def count_predicted(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many rows have their largest logit at each class, of shape (n_classes,)."""
+    found = logits.argmax(dim=-1)
+    # Unlike bincount it does not make a GPU wait.
+    return torch.zeros_like(logits[0], dtype=torch.long).index_add(0, found, torch.ones_like(found))
 
 
 def share_of_right_labels(logits: Tensor, targets: Tensor) -> Tensor:

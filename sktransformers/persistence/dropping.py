@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 # Of the machine that trained: never saved.
-OF_THE_MACHINE = ("memory",)
+OF_THE_MACHINE = ("checkpoint", "memory")
 
 
 def names_of(drop: Any) -> list[str]:

@@ -11,7 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from sktransformers.inference.directory import recover
 from sktransformers.persistence import card, checks, info
 from sktransformers.persistence.errors import SavedModelError
-from sktransformers.training import loading
+from sktransformers.specs.backbone import check_token
+from sktransformers.training import credentials, loading
 
 # Kinds of files that a save writes, and all that is downloaded: no pickles, no code.
 _KINDS = (
@@ -90,7 +91,7 @@ def _download(name: str, revision: str | None, token: Any, is_cached: bool, verb
             )
     except Exception as error:  # of the client, and of the HTTP library below it
         raise SavedModelError(
-            f"The files of {name!r} could not be downloaded: {_without(token, error)}"
+            f"The files of {name!r} could not be downloaded: {credentials.without(token, error)}"
         ) from None
     return Path(found)
 
@@ -109,7 +110,8 @@ def _is_cached(name: str, revision: str | None, token: Any) -> bool:
         with loading.quiet(verbose=False):
             about, reason = loading.ask_hub(name, revision, token)
     except HfHubHTTPError as error:
-        raise SavedModelError(f"{absent}: {_without(token, error)}") from None
+        said = credentials.without(token, error)
+        raise SavedModelError(f"{absent}: {said}{credentials.advice(token, error)}") from None
     if about is not None:
         if all(file.rfilename != info.NAME for file in about.siblings or ()):
             raise SavedModelError(f"{absent}: the repository has no {info.NAME}.")
@@ -118,7 +120,7 @@ def _is_cached(name: str, revision: str | None, token: Any) -> bool:
     if not isinstance(cached, str):
         raise SavedModelError(
             f"{absent} that could be had: it is not in the hub's local cache, and "
-            f"{_without(token, reason)}."
+            f"{credentials.without(token, reason)}."
         )
     return True
 
@@ -172,7 +174,10 @@ def upload(
     ------
     ConnectionError
         If the client fails, without the token in the message.
+    TypeError, ValueError
+        If the token cannot be one.
     """
+    check_token(token, "token")
     api = huggingface_hub.HfApi(token=token)
     try:
         with loading.quiet(verbose):
@@ -189,8 +194,9 @@ def upload(
                 delete_patterns=_former(api, repo_id, revision),
             )
     except Exception as error:  # of the client, and of the HTTP library below it
+        said = credentials.without(token, error)
         raise ConnectionError(
-            f"push_to_hub({repo_id!r}) failed: {type(error).__name__}: {_without(token, error)}"
+            f"push_to_hub({repo_id!r}) failed: {type(error).__name__}: {said}"
         ) from None
 
 
@@ -207,12 +213,3 @@ def _written(path: str) -> list[str]:
     about = checks.read_json(Path(path))
     names = about.get("files") if isinstance(about, dict) else None
     return [glob.escape(str(name)) for name in names or () if str(name).endswith(_KINDS)]
-
-
-def _without(token: Any, error: Exception | str) -> str:
-    """What an error says, without the token."""
-    text = str(error)
-    for secret in (token, huggingface_hub.get_token()):
-        if isinstance(secret, str) and secret:
-            text = text.replace(secret, "***")
-    return text

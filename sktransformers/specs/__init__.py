@@ -7,6 +7,7 @@ or ``clf__head__dropout``. They hold parameters; ``fit`` checks them.
 
 from sktransformers.specs.backbone import DEFAULT_BACKBONE, Backbone
 from sktransformers.specs.cache import Cache, as_cache
+from sktransformers.specs.checkpoint import Checkpoint, as_checkpoint
 from sktransformers.specs.heads import CRF, Linear, MLPHead, NativeHead
 from sktransformers.specs.losses import (
     AdaptiveSoftmax,
@@ -66,6 +67,7 @@ __all__ = [
     "BitFit",
     "CRF",
     "Cache",
+    "Checkpoint",
     "Constant",
     "Cosine",
     "CrossEntropy",
@@ -96,6 +98,7 @@ __all__ = [
     "WarmupStableDecay",
     "Windows",
     "as_cache",
+    "as_checkpoint",
     "named",
 ]
 

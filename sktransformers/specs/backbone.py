@@ -1,12 +1,18 @@
 """The pretrained model."""
 
+import copy
+import re
 from numbers import Real
+from typing import Any
 
 from sklearn.utils._param_validation import Interval
 
+from sktransformers.specs.secret import Secret
 from sktransformers.specs.spec import Spec
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
+# What a header of HTTP takes (RFC 6750); errors of its library would show others.
+_TOKEN = re.compile(r"[\w.~+/-]+=*", re.ASCII)
 
 
 class Backbone(Spec):
@@ -22,8 +28,9 @@ class Backbone(Spec):
     revision : str, default=None
         Branch, tag or commit of the hub repository. None means its main branch.
     token : str or bool, default=None
-        Access token for private repositories; True means the one that
-        ``hf auth login`` stored. A token given as text shows in the repr and in pickles.
+        Access token for private repositories; True means the one that ``hf auth login`` stored,
+        which other processes find too. One given as text is in no repr, no saved model and no
+        pickle, so that the workers of a parallel search do not have it.
     dtype : str, default="float32"
         Data type of the weights, by the name torch gives it.
     device_map : str or dict, default=None
@@ -80,7 +87,7 @@ class Backbone(Spec):
         "name": "no_validation",
         "tokenizer": "no_validation",
         "revision": [str, None],
-        "token": [str, "boolean", None],
+        "token": "no_validation",
         "dtype": [str],
         "device_map": [str, dict, None],
         "attn_implementation": [str, None],
@@ -131,3 +138,60 @@ class Backbone(Spec):
         self.skip_unread = skip_unread
         self.gradient_checkpointing = gradient_checkpointing
         self.compile = compile
+
+    def get_params(self, deep=True):
+        """Parameters by their names.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether options of parameters are among them.
+
+        Returns
+        -------
+        params : dict
+            A token is the text that was given, but its repr does not show it.
+        """
+        params = super().get_params(deep)
+        params["token"] = Secret.of(params["token"])
+        return params
+
+    def _validate_params(self):
+        super()._validate_params()
+        check_token(self.token, "The 'token' parameter of Backbone")
+
+    def __getstate__(self):
+        token = self.token if isinstance(self.token, bool) else None
+        return {**super().__getstate__(), "token": token}
+
+    def __copy__(self):  # through __getstate__ the token would be lost
+        new = type(self).__new__(type(self))
+        new.__dict__.update(vars(self))
+        return new
+
+    def __deepcopy__(self, memo):
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(vars(self), memo))
+        return new
+
+
+def check_token(token: Any, name: str) -> None:
+    """Check a token of the hub.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none, without showing it.
+    """
+    if token is None or isinstance(token, bool):
+        return
+    if not isinstance(token, str):
+        raise TypeError(
+            f"{name} must be a str, a bool or None; it is of type {type(token).__name__}."
+        )
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(
+            f"{name} is no token of the hub: it is empty, or has a space, a line break or another "
+            f"character that no token has."
+        )

@@ -67,8 +67,23 @@ class AverageWeights(Callback):
         self._show(average=True)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        self.own_ = None  # a Ctrl-C may have come when half of them had been exchanged
         self._show(average=True)
         self.tensors_, self.average_, self.own_ = [], None, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average so far."""
+        names = ("n_made_", "n_averaged_", "average_", "own_")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` gave."""
+        self.n_made_, self.n_averaged_ = int(state["n_made_"]), int(state["n_averaged_"])
+        self.average_, self.own_ = state["average_"], state["own_"]
+        shapes = [tensor.shape for tensor in self.tensors_]
+        for found in (self.average_, self.own_):
+            if found is not None and [tensor.shape for tensor in found] != shapes:
+                raise ValueError("the averages are not of the model's weights")
 
     def _decay(self) -> float:
         """Share of the average that the next step leaves of it."""

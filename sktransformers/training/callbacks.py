@@ -84,6 +84,38 @@ class EpochHistory(Callback):
         record("seconds", time.perf_counter() - self.start_)
         record("tokens_per_second", self.sums_["train"]["tokens"] / self.train_seconds_)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What an epoch has gathered so far."""
+        return {
+            "seconds": time.perf_counter() - self.start_,
+            "train_seconds": self.train_seconds_,
+            "sums": self.sums_,
+            "norms": [torch.as_tensor(norm) for norm in self.norms_],
+            "lr": self.lr_,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` gave."""
+        self.start_ = time.perf_counter() - float(state["seconds"])
+        self.train_seconds_ = float(state["train_seconds"])
+        self.sums_ = {split: dict(state["sums"][split]) for split in ("train", "valid")}
+        self.norms_ = list(state["norms"])
+        self.lr_ = float(state["lr"])
+
+
+def drop_unfinished(history: list[dict[str, Any]], monitor: str) -> None:
+    """Leave whole epochs in a history whose last one may have been interrupted.
+
+    Parameters
+    ----------
+    history : list of dict
+    monitor : str
+        Column that decides whether an epoch was good.
+    """
+    # The last of `EpochHistory`, and what comes after it.
+    if history and not {"tokens_per_second", monitor} <= history[-1].keys():
+        history.pop()
+
 
 class BatchHistory(Callback):
     """Keep the history of every batch, on request.
@@ -153,13 +185,15 @@ class KeepBest(Callback):
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         value = self.sign * net.history[-1, self.monitor]
+        if math.isnan(value):
+            value = -math.inf
         if value > self.best_ or not self.weights_:
-            self.best_ = value
-            self.best_row_ = len(net.history) - 1
-            self.weights_ = {
+            weights = {
                 name: tensor.detach().to("cpu", copy=True)
                 for name, tensor in tensors_of(net.module_)
             }
+            # At once: a Ctrl-C may come while they are copied.
+            self.best_, self.best_row_, self.weights_ = value, len(net.history) - 1, weights
         if value > self.reference_ + self.tol:
             self.reference_ = value
             self.waited_ = 0
@@ -169,10 +203,21 @@ class KeepBest(Callback):
                 raise StopTraining
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        with torch.no_grad():
-            for name, tensor in tensors_of(net.module_):
-                tensor.copy_(self.weights_[name])
+        if self.weights_:  # else no epoch came to its end
+            with torch.no_grad():
+                for name, tensor in tensors_of(net.module_):
+                    tensor.copy_(self.weights_[name])
         self.weights_ = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was best so far, but for its weights."""
+        names = ("best_", "reference_", "best_row_", "waited_")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` gave."""
+        self.best_, self.reference_ = float(state["best_"]), float(state["reference_"])
+        self.best_row_, self.waited_ = int(state["best_row_"]), int(state["waited_"])
 
 
 def tensors_of(module: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
@@ -201,13 +246,12 @@ class Progress(Callback):
         self.lines = lines
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        made = len(net.history)
-        initial = self.n_steps * made // max(1, made + net.max_epochs)
-        self.bar_ = tqdm(total=self.n_steps, initial=initial, desc="fine-tuning", unit="step")
+        self.bar_ = tqdm(total=self.n_steps, desc="fine-tuning", unit="step")
 
     def on_batch_end(self, net: Any, training: bool, **step: Any) -> None:
-        if training:
-            self.bar_.update()
+        if training:  # the first ones may have been made before
+            n_earlier = self.n_steps // net.max_epochs * (len(net.history) - 1)
+            self.bar_.update(n_earlier + len(net.history[-1]["batches"]) - self.bar_.n)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         row = net.history[-1]
@@ -269,5 +313,6 @@ class SklearnBridge(Callback):
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         net.module_.eval()
-        self.root.call_on_fit_task_end(**self.hooks)
+        if net.stopped_by is None:  # else fit ends with an error, and its task does not end
+            self.root.call_on_fit_task_end(**self.hooks)
         del self.hooks  # they hold the user's rows

@@ -147,4 +147,5 @@ class RangeTest(Callback):
 
     def curve(self) -> LearningRateCurve:
         """What was measured."""
-        return LearningRateCurve(np.array(self.lrs_), np.array(self.losses_))
+        n = len(self.losses_)  # of the last step there is none if its loss was no number
+        return LearningRateCurve(np.array(self.lrs_[:n]), np.array(self.losses_))

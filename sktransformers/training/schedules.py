@@ -118,6 +118,15 @@ class Plateau:
             self.scale = max(self.scale * self.spec.factor, _SMALLEST)
             self.waited = 0
 
+    def state_dict(self) -> dict[str, float]:
+        """What was heard so far."""
+        return {"scale": self.scale, "best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on with what `state_dict` gave."""
+        self.scale, self.best = float(state["scale"]), float(state["best"])
+        self.waited = int(state["waited"])
+
 
 class TellPlateau(Callback):
     """Tell the schedule, if it wants to know, how good the epoch was.

@@ -15,6 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from sktransformers import files
+
 _MB = 2**20
 # What these do shows in weights, configurations and versions; code of others may do anything.
 _KNOWN_CODE = {"sktransformers", "torch", "transformers", "peft"}
@@ -33,7 +35,7 @@ def is_known(*things: Any) -> bool:
     return {origin.partition(".")[0] for origin in origins} <= _KNOWN_CODE
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
+def write(path: Path, tensors: Mapping[str, Tensor], about: Any, sync: bool = False) -> None:
     """Write a file of tensors, and what JSON can hold about them, in one go.
 
     Raises
@@ -56,7 +58,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
         mode = temporary.stat().st_mode
         safetensors.torch.save_file(tensors, temporary, metadata=header)
         temporary.chmod(mode)  # what safetensors writes only its owner may read
+        if sync:
+            files.sync(temporary)
         os.replace(temporary, path)
+        if sync:
+            files.sync(path.parent)
     except safetensors.SafetensorError as error:  # what it makes of an error of the disk
         raise OSError(f"{path} could not be written: {error}") from error
     finally:

@@ -1,13 +1,14 @@
 """What was read last from the files of a pretrained model, for the next fit of this process."""
 
 import copy
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from sktransformers.concurrency import Alone
 
 
 class Last:
@@ -17,7 +18,7 @@ class Last:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = Alone()
         self._key: Any = None
         self._value: Any = None
 

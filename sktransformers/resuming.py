@@ -1,0 +1,147 @@
+"""What a training goes on from that was made before: checkpoints, and states of searches."""
+
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from sktransformers.course import Course, Data, Options
+from sktransformers.modules.dispatch import is_offloaded
+from sktransformers.training import schedules, store
+from sktransformers.training.callbacks import tensors_of
+from sktransformers.training.checkpoints import KeepStates, opened, remembered_seed
+from sktransformers.training.continuing import Continue, States
+from sktransformers.training.fingerprint import fingerprint
+from sktransformers.training.net import EncodedDataset
+
+# Parameters that do not decide what k epochs of training give, or show in the model; and those of
+# a backbone that say where it comes from.
+_NOT_DECISIVE = {
+    *("backbone", "callbacks", "checkpoint", "device", "max_epochs", "memory"),
+    *("random_state", "scoring", "verbose"),
+}
+_ORIGIN = {"keep_weights", "name", "revision", "token", "tokenizer", "trust_remote_code"}
+
+
+def seed_of(estimator: Any, options: Options, train: Data, validation: Data | None) -> int:
+    """The seed of this training: that of an earlier one which was not finished, if any.
+
+    Only where the user leaves it open.
+    """
+    if options.checkpoint is None or estimator.random_state is not None:
+        return options.seed
+    rows = [(x.rows, x.y, x.weights) for x in (train, validation) if x is not None]
+    name = fingerprint(_parameters(estimator, options, whole=True), rows, guess=True)
+    return remembered_seed(options.checkpoint, f"{type(estimator).__name__}-{name}", options.seed)
+
+
+def checkpointed(
+    estimator: Any,
+    options: Options,
+    course: Course,
+    model: Any,
+    begin_epoch: Callable[[int], None],
+    train: EncodedDataset,
+    held_out: EncodedDataset | None,
+) -> KeepStates | None:
+    """What keeps states of training, and begins with the last one; None keeps none."""
+    spec = options.checkpoint
+    if spec is None or not course.is_whole:
+        return None
+    training = fingerprint(
+        _parameters(estimator, options, whole=True),
+        [(x.encoded, x.targets, x.weights) for x in (train, held_out) if x is not None],
+        *_beginning(options, model),
+        options.seed,
+        guess=True,
+    )
+    name = f"{type(estimator).__name__}-{training}"
+    run = course.held.enter_context(opened(spec, name))
+    state = run.latest()
+    if state is not None:
+        made = "has ended before" if state.is_finished else "goes on"
+        print(
+            f"Training {made}, {state.n_epochs} of {course.n_epochs} epochs and {state.n_steps} "
+            f"steps were made: {run.path}"
+        )
+    return KeepStates(run, state, spec.every, spec.unit, begin_epoch)
+
+
+def continuation(
+    estimator: Any,
+    options: Options,
+    course: Course,
+    model: Any,
+    begin_epoch: Callable[[int], None],
+    train: EncodedDataset,
+    held_out: EncodedDataset | None,
+    y: Any,
+    n_steps: int,
+) -> Continue | None:
+    """What goes on where the same training with fewer epochs ended; None starts afresh."""
+    folder = options.cache._folder()
+    if folder is None or not course.is_whole:
+        return None
+    n_shared = schedules.shared_steps(course.schedule, course.warmup, n_steps)
+    n_epochs = n_shared * course.n_epochs // n_steps
+    objections = {
+        "random_state is no integer": not isinstance(estimator.random_state, Integral),
+        "schedule or warmup make all rates depend on max_epochs": n_epochs == 0,
+        "optimizer averages the weights": options.optimizer.averaging is not None,
+        "rows are held out for validation": held_out is not None,
+        "augment draws other rows": train.redraw is not None,
+        "warm_start goes on from what was fitted": bool(estimator.warm_start),
+        "replay keeps rows": estimator.replay is not None,
+        "callbacks may do anything": bool(
+            estimator.callbacks or getattr(estimator, "_skl_callbacks", None)
+        ),
+        "the code of the model or the estimator is of others": not store.is_known(
+            estimator, *model.modules()
+        ),
+        "parts of the backbone lie elsewhere": is_offloaded(model),
+    }
+    try:
+        for objection, applies in objections.items():
+            if applies:
+                raise TypeError(objection)
+        data = fingerprint(
+            type(estimator).__name__, train.encoded, train.targets, train.weights, np.asarray(y)
+        )
+        training = fingerprint(
+            data,
+            _parameters(estimator, options, whole=False),
+            options.cache.dtype,
+            *_beginning(options, model),
+            options.seed,
+        )
+    except TypeError as error:
+        if estimator.verbose:
+            print(f"The state of training is not kept: {error}.")
+        return None
+    states = States(folder, options.cache.max_disk_mb, data, training)
+    state = states.latest(n_epochs)
+    if state is not None and estimator.verbose:
+        print(f"Training goes on from the end of epoch {state.n_epochs}.")
+    return Continue(states, state, n_epochs, begin_epoch)
+
+
+def _parameters(estimator: Any, options: Options, whole: bool) -> list[Any]:
+    """Parameters that decide how training goes; without those of its end, unless it is whole."""
+    others = _NOT_DECISIVE - ({"max_epochs", "scoring"} if whole else set())
+    params = estimator.get_params(deep=False)
+    backbone = options.backbone.get_params()
+    return [
+        type(estimator).__name__,
+        {name: value for name, value in params.items() if name not in others},
+        {name: value for name, value in backbone.items() if name not in _ORIGIN},
+        [options.device.type, str(options.precision)],
+    ]
+
+
+def _beginning(options: Options, model: Any) -> list[Any]:
+    """The model before the first step."""
+    return [
+        [repr(model), model.config.to_json_string(use_diff=False)],
+        [(name, tensor.requires_grad, tensor) for name, tensor in tensors_of(model)],
+    ]

@@ -1,0 +1,259 @@
+"""Where a training stands, so that another process goes on as this one would have.
+
+Weights, what the optimizer has gathered, random states, the place in the shuffled rows, the
+history, and what callbacks remember. Nothing in it is a text of the user's.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sktransformers.training.callbacks import tensors_of
+from sktransformers.training.moments import Moments
+from sktransformers.training.schedules import Plateau
+
+_TENSOR = "$tensor"
+
+
+@dataclass(frozen=True)
+class State:
+    """Where training stands after a step, or at the end of an epoch.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        Weights, what the optimizer has gathered, random states.
+    about : dict
+        The rest, as JSON knows it.
+    """
+
+    tensors: Mapping[str, Tensor]
+    about: dict[str, Any]
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs that were made."""
+        return int(self.about["n_epochs"])
+
+    @property
+    def n_steps(self) -> int:
+        """Batches that were made."""
+        return int(self.about["n_steps"])
+
+    @property
+    def is_midway(self) -> bool:
+        """Whether an epoch has begun and not ended."""
+        return self.about["n_batches"] is not None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training has ended here."""
+        return bool(self.about["is_finished"])
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @classmethod
+    def of(cls, net: Any, place: "Place") -> "State":
+        """State of a net, inside `compacted` if at all."""
+        moments, about_moments = Moments.of(net).as_tensors()
+        tensors = {f"weights/{name}": tensor for name, tensor in _changing(net)} | moments
+        tensors |= {f"random/{name}": state for name, (state, _) in _random(net).items()}
+        # Long histories would not fit the header of a file.
+        rows = json.dumps(list(net.history), default=_plain).encode()
+        tensors["history"] = torch.frombuffer(bytearray(rows), dtype=torch.uint8)
+        callbacks = {
+            name: _without_tensors(callback.state_dict(), f"callbacks/{name}", tensors)
+            for name, callback in _remembering(net)
+        }
+        schedule = net.schedule.state_dict() if isinstance(net.schedule, Plateau) else None
+        about = {
+            "n_epochs": len(net.history) - (place.n_batches is not None),
+            "n_steps": place.n_steps,
+            "n_batches": place.n_batches,
+            "is_finished": place.is_finished,
+            "generators": place.generators,
+            "step": net.scheduler_.last_epoch,
+            "schedule": schedule,
+            "scaler": net.scaler_.state_dict(),
+            "moments": about_moments,
+            "callbacks": callbacks,
+        }
+        return cls(tensors, about)
+
+    def load_into(self, net: Any, generators: Iterable[np.random.Generator]) -> "Place":
+        """Let a net go on from here; all of the state is looked at before anything is changed.
+
+        Raises
+        ------
+        ValueError
+            If it is no state of this training.
+        """
+        try:
+            return self._load_into(net, list(generators))
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+    def _load_into(self, net: Any, generators: list[np.random.Generator]) -> "Place":
+        about, random = self.about, _random(net)
+        own = {f"weights/{name}": tensor for name, tensor in _changing(net)}
+        own |= {f"random/{name}": state for name, (state, _) in random.items()}
+        self._check(own)
+        moments = Moments.of_tensors(self.tensors, about["moments"])
+        _check_moments(moments, net.module_)
+        history = json.loads(self.tensors["history"].numpy().tobytes())
+        n_batches = about["n_batches"]
+        if (
+            not all(isinstance(row, dict) for row in history)
+            or len(history) != self.n_epochs + self.is_midway
+            or not 0 <= self.n_epochs <= net.max_epochs
+            or len(about["generators"]) != len(generators)
+        ):
+            raise ValueError("it does not fit the rows and the number of epochs")
+        for generator, state in zip(generators, about["generators"]):
+            generator.bit_generator.state = state
+        net.scaler_.load_state_dict(about["scaler"])
+        moments.load_into(net)
+        self.remind(net)
+        if isinstance(net.schedule, Plateau):
+            net.schedule.load_state_dict(about["schedule"])
+        step = net.scheduler_.last_epoch = int(about["step"])
+        for group in net.optimizer_.param_groups:
+            group["lr"] = group["initial_lr"] * net.schedule(step)
+        net.history.extend(history[: self.n_epochs])
+        net.is_stopping = self.is_finished
+        for name, (_, restore) in random.items():
+            restore(self.tensors[f"random/{name}"])
+        with torch.no_grad():
+            for name, tensor in _changing(net):
+                tensor.copy_(self.tensors[f"weights/{name}"])
+        batches = history[-1]["batches"] if self.is_midway else []
+        return Place(self.n_steps, n_batches, self.is_finished, about["generators"], batches)
+
+    def remind(self, net: Any) -> None:
+        """Let callbacks remember what they knew."""
+        device = next(net.module_.parameters()).device
+        states = {
+            name: _with_tensors(self.about["callbacks"][name], self.tensors, device)
+            for name, _ in _remembering(net)
+        }
+        for name, callback in _remembering(net):
+            callback.load_state_dict(states[name])
+
+    def _check(self, own: Mapping[str, Tensor]) -> None:
+        """Check that tensors are like those that they take the place of."""
+        for name, tensor in own.items():
+            found = self.tensors.get(name)
+            if found is None:
+                raise ValueError(f"{name} is missing")
+            if found.shape != tensor.shape or found.dtype != tensor.dtype:
+                raise ValueError(
+                    f"{name} is of shape {tuple(found.shape)} and {found.dtype}; expected "
+                    f"{tuple(tensor.shape)} and {tensor.dtype}"
+                )
+
+
+@dataclass
+class Place:
+    """A place in the shuffled rows.
+
+    Parameters
+    ----------
+    n_steps : int
+        Batches of all epochs that were made.
+    n_batches : int or None
+        Those of an epoch that is not finished; None between epochs.
+    is_finished : bool
+        Whether training ends here.
+    generators : list of dict
+        States of NumPy's generators; within an epoch, those of its beginning.
+    batches : list of dict
+        Rows of the history of the batches of an epoch that is not finished.
+    """
+
+    n_steps: int
+    n_batches: int | None
+    is_finished: bool
+    generators: list[dict[str, Any]]
+    batches: list[dict[str, Any]]
+
+
+def _check_moments(moments: Moments, model: torch.nn.Module) -> None:
+    """Check that nothing would fail in a later step."""
+    for name, parameter in model.named_parameters():
+        for key, value in moments.tensors.get(name, {}).items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                continue
+            # Adafactor's are means along one dimension.
+            fits = len(value.shape) == parameter.ndim and all(
+                n in (1, size) for n, size in zip(value.shape, parameter.shape)
+            )
+            if not fits or not value.is_floating_point():
+                raise ValueError(
+                    f"{key} of {name} is of shape {tuple(value.shape)} and {value.dtype}; the "
+                    f"parameter is of shape {tuple(parameter.shape)}"
+                )
+
+
+def _changing(net: Any) -> Iterable[tuple[str, Tensor]]:
+    """Weights that training may change, and all buffers."""
+    trained = {id(p) for group in net.optimizer_.param_groups for p in group["params"]}
+    for name, tensor in tensors_of(net.module_):
+        if id(tensor) in trained or not isinstance(tensor, torch.nn.Parameter):
+            yield name, tensor
+
+
+def _random(net: Any) -> dict[str, tuple[Tensor, Callable[[Tensor], None]]]:
+    """Random states that training draws from, and what brings each of them back."""
+    device = next(net.module_.parameters()).device
+    found: dict[str, tuple[Tensor, Callable[[Tensor], None]]] = {
+        "cpu": (torch.get_rng_state(), torch.set_rng_state)
+    }
+    if device.type == "cuda":
+        restore = partial(torch.cuda.set_rng_state, device=device)
+        found["cuda"] = (torch.cuda.get_rng_state(device), restore)
+    if device.type == "mps":
+        found["mps"] = (torch.mps.get_rng_state(), torch.mps.set_rng_state)
+    return found
+
+
+def _remembering(net: Any) -> Iterable[tuple[str, Any]]:
+    """Callbacks that remember something: those with a ``state_dict``."""
+    return [(name, x) for name, x in net.callbacks_ if hasattr(x, "state_dict")]
+
+
+def _without_tensors(thing: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """A tree as JSON knows it; its tensors are put among the others, under its path."""
+    if isinstance(thing, Tensor):
+        tensors[path] = thing
+        return {_TENSOR: path}
+    if isinstance(thing, Mapping):
+        return {str(k): _without_tensors(v, f"{path}/{k}", tensors) for k, v in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [_without_tensors(x, f"{path}/{i}", tensors) for i, x in enumerate(thing)]
+    return thing.item() if isinstance(thing, np.generic) else thing
+
+
+def _with_tensors(thing: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
+    if isinstance(thing, dict):
+        if list(thing) == [_TENSOR]:
+            return tensors[thing[_TENSOR]].to(device)
+        return {name: _with_tensors(value, tensors, device) for name, value in thing.items()}
+    if isinstance(thing, list):
+        return [_with_tensors(value, tensors, device) for value in thing]
+    return thing
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy and torch, for JSON."""
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        return value.tolist()
+    raise TypeError(f"history holds an object of type {type(value).__name__}")
