@@ -2,6 +2,7 @@
 # make test   lint, types, tests
 # make docs   the documentation, in docs/_build
 # make bench  the benchmark against transformers.Trainer
+# make soak   many fits, predictions and kills: nothing grows, nothing is lost; minutes
 # Each creates .venv and installs what it needs; a second run finds it installed.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench soak clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -29,6 +30,9 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python examples/benchmarks/finetune.py
+
+soak: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/robustness/soak.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache docs/_build docs/generated examples/output

@@ -251,6 +251,9 @@ class MaskedLMAdapter(TransformerEstimator):
         ValueError
             If a parameter or X is not as described, all texts are empty, no backbone can be
             loaded, it is an encoder-decoder, or its tokenizer has no mask token.
+        FloatingPointError, KeyboardInterrupt
+            If the loss is no number, and after Ctrl-C. The estimator is left fitted with the best
+            weights so far, unless no step was made.
         """
         return self._fit(X, y, None, X_val)
 

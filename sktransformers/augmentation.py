@@ -30,7 +30,7 @@ from sktransformers.inputs.validation import as_texts, describe
 from sktransformers.inputs.words import as_list
 from sktransformers.modules.backbone import position_limit
 from sktransformers.specs import Backbone
-from sktransformers.specs.spec import shared_parameters
+from sktransformers.specs.spec import LARGEST, shared_parameters
 from sktransformers.training import loading, runtime
 
 Row = str | list[str]  # a text, or a sentence that came as words
@@ -577,7 +577,7 @@ class BackTranslation(Augmenter):
         "forward_prefix": [str],
         "backward_prefix": [str],
         "do_sample": ["boolean"],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "temperature": [Interval(Real, 0, LARGEST, closed="neither")],
         "num_beams": [Interval(Integral, 1, None, closed="left")],
         "device": "no_validation",
     }
@@ -721,7 +721,9 @@ def check_augmenters(augment: Any, tagged: str | Literal[False]) -> list[Any]:
     augmenters = list(augment) if isinstance(augment, (list, tuple)) else [augment]
     for i, augmenter in enumerate(augmenters):
         where = f"augment[{i}]" if isinstance(augment, (list, tuple)) else "augment"
-        if isinstance(augmenter, type) or not callable(getattr(augmenter, "transform", None)):
+        known = callable(getattr(augmenter, "transform", None))
+        # A Series has a method of that name too.
+        if isinstance(augmenter, type) or not known or hasattr(augmenter, "__array__"):
             raise TypeError(
                 f"{where} is {describe(augmenter)}; expected an augmenter, such as RandomSwap(), "
                 f"or another object with a method transform."
@@ -775,7 +777,10 @@ def _transformed(
     """What an object of the user's makes of rows."""
     name = type(augmenter).__name__
     given = [row if isinstance(row, str) else list(row) for row in rows]
-    found = augmenter.transform(given)
+    try:
+        found = augmenter.transform(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"augment: transform of {name} failed: {error}") from error
     texts = found.tolist() if isinstance(found, np.ndarray) else as_list(found)
     if texts is None:
         raise TypeError(

@@ -26,7 +26,8 @@ from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.batching import Encoded, Ragged, flat
 from sktransformers.inputs.encoding import private_tokenizer, users_level
 from sktransformers.inputs.replay import Reservoir
-from sktransformers.inputs.targets import Targets, check_weights, validation_rows
+from sktransformers.inputs.targets import Targets, validation_rows
+from sktransformers.inputs.validation import check_weights
 from sktransformers.inputs.windows import WindowPlan
 from sktransformers.modules.backbone import hidden_size, position_limit
 from sktransformers.modules.dispatch import check_in_one_place, place_behind
@@ -58,6 +59,7 @@ from sktransformers.specs import (
     as_checkpoint,
     named,
 )
+from sktransformers.specs.spec import LARGEST
 from sktransformers.training import loading, optimizers, runtime, schedules
 from sktransformers.training.anchor import StayNear
 from sktransformers.training.averaging import AverageWeights
@@ -131,7 +133,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         ],
         "head": [StrOptions(set(HEADS)), Linear, MLPHead, NativeHead],
         "head_init": [StrOptions({"probe", "random"})],
-        "lr": [Interval(Real, 0, None, closed="neither"), None],
+        "lr": [Interval(Real, 0, LARGEST, closed="neither"), None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "optimizer": [StrOptions(set(OPTIMIZERS)), *OPTIMIZERS.values(), TorchOptimizer],
@@ -140,8 +142,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             Interval(Real, 0, 1, closed="left"),
             Interval(Integral, 1, None, closed="left"),
         ],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "anchor": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, LARGEST, closed="left")],
+        "anchor": [Interval(Real, 0, LARGEST, closed="left")],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "long_text": [StrOptions({"truncate", "window"}), Windows],
         "max_batch_tokens": [Interval(Integral, 1, None, closed="left")],
@@ -197,6 +199,18 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         ValueError
             If a parameter, X, y or a weight is not as described, or no backbone can be
             loaded. Nothing is loaded or trained before everything else was checked.
+        FloatingPointError
+            If the loss or the gradients of a step are no finite numbers. The estimator is fitted
+            nevertheless: with the weights of the best epoch so far if there are validation rows,
+            else with those from before that step. In the very first step it stays what it was.
+        KeyboardInterrupt
+            After Ctrl-C, with the estimator in the same state. ``history_`` has whole epochs only.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a classifier has come no further than to the frequencies of the classes, and
+            predicts one of them for all training rows.
         """
         return self._fit(X, y, sample_weight, X_val, y_val)
 
@@ -290,7 +304,7 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             new.__dict__.pop(name, None)
         if reservoir is not None:
             new._reservoir = reservoir
-        self.__dict__ = vars(new)
+        self.__dict__ = new.__dict__
         if stopped_by is not None:
             raise stopped_by
         return self
@@ -567,7 +581,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         n_made = 0 if going_on is None else going_on.came_from
         epochs = range(course.first_epoch + n_made, course.first_epoch + course.n_epochs)
         # In front of the head as in prediction, which then finds the same in a folder.
-        in_training = not all(map(math.isinf, map(strategy.n_frozen, epochs)))
+        # Never more is frozen than before: the last epoch tells.
+        in_training = not math.isinf(strategy.n_frozen(course.first_epoch + course.n_epochs - 1))
         predictor = self._predictor(model, encoder.pad_id, in_training)
         if redraw is None and self._keeps_frozen:
             course.frozen.prepare(model, strategy.n_frozen, epochs, known, predictor)
@@ -767,11 +782,10 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         names = self._class_names(coding)
         if names is None or self._is_trial or not hasattr(criterion, "of_frequencies"):
             return [], {}
-        values, weights = (torch.as_tensor(flat(x)) for x in (targets.values, targets.weights))
-        loss = float(criterion.of_frequencies(values, weights, len(names)))
+        values = flat(targets.values)
         if not (values != values[0]).any():  # one class is what is there to be learnt
             return [], {}
-        return [("collapse", Collapse(loss, names, _warn))], {"predicted": count_predicted}
+        return [("collapse", Collapse(names, _warn))], {"predicted": count_predicted}
 
     def find_lr(self, X, y, sample_weight=None, *, lr_min=1e-7, lr_max=1.0, n_steps=100):
         """Learning rate range test (Smith 2017, arXiv:1506.01186).

@@ -21,6 +21,7 @@ from sktransformers.modules.backbone import hidden_size
 from sktransformers.modules.dispatch import check_in_one_place
 from sktransformers.modules.summary import ModelSummary
 from sktransformers.saved import SavedTransformer
+from sktransformers.searching import send_unfitted
 from sktransformers.specs import as_cache
 from sktransformers.training import runtime
 from sktransformers.training.frozen import Frozen
@@ -305,7 +306,7 @@ class FittedTransformer(SavedTransformer):
         for name in ("n_features_in_", "feature_names_in_"):
             new.__dict__.pop(name, None)
         new._check_features(X, reset=True)
-        self.__dict__ = vars(new)
+        self.__dict__ = new.__dict__
 
     def _check_features(self, X: Any, reset: bool = False) -> None:
         """Compare the columns of a table with those of training, or take them over."""
@@ -329,6 +330,9 @@ class FittedTransformer(SavedTransformer):
     def _exported_outputs(self) -> dict[str, Any]:
         """What ``labels.json`` of an export says of outputs."""
         raise NotImplementedError
+
+
+send_unfitted(FittedTransformer)
 
 
 def chunks(n_rows: int) -> Iterator[slice]:

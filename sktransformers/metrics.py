@@ -15,8 +15,7 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
-from sktransformers.inputs.targets import check_weights
-from sktransformers.inputs.validation import check_no_texts, describe, shown
+from sktransformers.inputs.validation import check_no_texts, check_weights, describe, shown
 from sktransformers.inputs.words import as_list, lists_in
 from sktransformers.text_metrics import (
     bleu_score,

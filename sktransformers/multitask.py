@@ -16,7 +16,7 @@ from sktransformers.inference.predictor import Predictor
 from sktransformers.inputs.batching import Encoded
 from sktransformers.inputs.encoding import TextEncoder
 from sktransformers.inputs.pair_encoding import PairEncoder
-from sktransformers.inputs.targets import Targets, check_weights
+from sktransformers.inputs.targets import Targets
 from sktransformers.inputs.tasks import (
     CLASSES,
     TaskCoding,
@@ -27,6 +27,7 @@ from sktransformers.inputs.tasks import (
     tasks_of,
     texts_or_pairs,
 )
+from sktransformers.inputs.validation import check_weights
 from sktransformers.modules.backbone import uses_token_types
 from sktransformers.modules.model import settled_vectors
 from sktransformers.modules.multitask import (

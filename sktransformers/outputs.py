@@ -30,7 +30,6 @@ from sktransformers.inputs.targets import (
     check_soft,
     check_threshold,
     check_varied,
-    check_weights,
     class_coding,
     class_counts,
     find_classes,
@@ -38,7 +37,7 @@ from sktransformers.inputs.targets import (
     n_columns,
     soft_coding,
 )
-from sktransformers.inputs.validation import check_shape
+from sktransformers.inputs.validation import check_shape, check_weights
 from sktransformers.modules import losses
 from sktransformers.partial import GrowingClasses, PartialFit
 from sktransformers.specs import (

@@ -70,6 +70,8 @@ class HistoryDisplay:
             If there is none.
         """
         wanted = (f"train_{self.metric}", f"valid_{self.metric}", self.metric)
+        if not self.history:
+            raise ValueError("The history is empty: no epoch of training came to its end.")
         columns = [name for name in wanted if name in self.history[-1]]
         if not columns:
             raise ValueError(

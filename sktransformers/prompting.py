@@ -243,6 +243,9 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
         ValueError
             If a parameter, X, y or a weight is not as described, two classes have the same words,
             or no backbone can be loaded. Nothing is trained before everything else was checked.
+        FloatingPointError, KeyboardInterrupt
+            If the loss is no number, and after Ctrl-C. The estimator is left fitted with the best
+            weights so far, unless no step was made.
         """
         return self._fit(X, y, sample_weight, X_val, y_val)
 
@@ -408,7 +411,7 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
             new.__dict__.update(history_=[], n_iter_=0, n_samples_seen_=0, _held_out=None)
             for name in ("net_", "lr_", "_moments", "_reservoir"):
                 new.__dict__.pop(name, None)
-        self.__dict__ = vars(new)  # at once
+        self.__dict__ = new.__dict__  # at once
         return self
 
     def _check_options(self) -> Options:

@@ -25,14 +25,20 @@ _ORIGIN = {"keep_weights", "name", "revision", "token", "tokenizer", "trust_remo
 
 
 def seed_of(estimator: Any, options: Options, train: Data, validation: Data | None) -> int:
-    """The seed of this training: that of an earlier one which was not finished, if any.
+    """The seed of this training: that of an earlier one, where the user leaves it open.
 
-    Only where the user leaves it open.
+    Raises
+    ------
+    TypeError
+        If states of training are to be kept, but their training could not be told from others.
     """
-    if options.checkpoint is None or estimator.random_state is not None:
+    if options.checkpoint is None:
+        return options.seed
+    parameters = _told(estimator, options)
+    if estimator.random_state is not None:
         return options.seed
     rows = [(x.rows, x.y, x.weights) for x in (train, validation) if x is not None]
-    name = fingerprint(_parameters(estimator, options, whole=True), rows, guess=True)
+    name = fingerprint(parameters, rows, guess=True)
     return remembered_seed(options.checkpoint, f"{type(estimator).__name__}-{name}", options.seed)
 
 
@@ -50,11 +56,10 @@ def checkpointed(
     if spec is None or not course.is_whole:
         return None
     training = fingerprint(
-        _parameters(estimator, options, whole=True),
+        _told(estimator, options),
         [(x.encoded, x.targets, x.weights) for x in (train, held_out) if x is not None],
         *_beginning(options, model),
-        options.seed,
-        guess=True,
+        [course.moments, options.seed],
     )
     name = f"{type(estimator).__name__}-{training}"
     run = course.held.enter_context(opened(spec, name))
@@ -111,7 +116,6 @@ def continuation(
         training = fingerprint(
             data,
             _parameters(estimator, options, whole=False),
-            options.cache.dtype,
             *_beginning(options, model),
             options.seed,
         )
@@ -126,17 +130,50 @@ def continuation(
     return Continue(states, state, n_epochs, begin_epoch)
 
 
-def _parameters(estimator: Any, options: Options, whole: bool) -> list[Any]:
-    """Parameters that decide how training goes; without those of its end, unless it is whole."""
+def _parameters(estimator: Any, options: Options, whole: bool) -> dict[str, Any]:
+    """What decides how training goes, by names; without what its end alone hangs on, or all."""
     others = _NOT_DECISIVE - ({"max_epochs", "scoring"} if whole else set())
     params = estimator.get_params(deep=False)
     backbone = options.backbone.get_params()
-    return [
-        type(estimator).__name__,
-        {name: value for name, value in params.items() if name not in others},
-        {name: value for name, value in backbone.items() if name not in _ORIGIN},
-        [options.device.type, str(options.precision)],
-    ]
+    return {
+        "class": type(estimator).__name__,
+        **{name: value for name, value in params.items() if name not in others},
+        **{f"backbone__{name}": x for name, x in backbone.items() if name not in _ORIGIN},
+        "memory__dtype": options.cache.dtype,
+        "device": [options.device.type, str(options.precision)],
+    }
+
+
+def _told(estimator: Any, options: Options) -> dict[str, str]:
+    """Fingerprints of all parameters that show in the fitted estimator, by their names.
+
+    Raises
+    ------
+    TypeError
+        If one cannot be told from others.
+    """
+    found = {"callbacks": fingerprint(list(map(_about, estimator.callbacks or [])))}
+    for name, value in _parameters(estimator, options, whole=True).items():
+        try:
+            found[name] = fingerprint(value, guess=True)
+        except TypeError as error:
+            raise TypeError(
+                f"checkpoint goes on from the states of the same training, but that cannot be seen "
+                f"from the parameter {name}: {error}. Give it an object that can be pickled, or "
+                f"leave out checkpoint."
+            ) from error
+    return found
+
+
+def _about(callback: Any) -> list[Any]:
+    """What can be told of a callback of the user's, or of a tuple of its name and it."""
+    name, callback = callback if isinstance(callback, (tuple, list)) else (None, callback)
+    kind = callback if isinstance(callback, type) else type(callback)
+    try:
+        params = fingerprint({} if kind is callback else callback.get_params(False), guess=True)
+    except Exception:  # it may hold anything, such as a connection, and have any signature
+        params = None
+    return [name, kind.__module__, kind.__qualname__, params]
 
 
 def _beginning(options: Options, model: Any) -> list[Any]:

@@ -231,6 +231,9 @@ class Text2TextGenerator(AnsweringEstimator):
         ValueError
             If a parameter, X, y, a prefix or a weight is not as described, or no model can be
             loaded. Nothing is loaded or trained before everything else was checked.
+        FloatingPointError, KeyboardInterrupt
+            If the loss is no number, and after Ctrl-C. The estimator is left fitted with the best
+            weights so far, unless no step was made.
         """
         if X_val is None and prefix_val is not None:
             raise ValueError("prefix_val is for X_val, which is None.")

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransformers.inputs.targets import check_weights
-from sktransformers.inputs.validation import as_texts
+from sktransformers.inputs.validation import as_texts, check_weights
 
 _LIBRARIES = {"rougeL": "rouge_score", "chrf": "sacrebleu", "bleu": "sacrebleu"}
 

@@ -1,11 +1,12 @@
 """Ctrl-C in the middle of fit: it comes out, and what was trained so far can be used."""
 
 import copy
+import functools
 import os
 import pickle
 import signal
 import threading
-import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 import sktransformers
 from sktransformers import AdamW, BatchHistory, GradualUnfreezing, LoRA
 from sktransformers.inputs.encoding import TextEncoder
-from sktransformers.training import optimizers, vocabulary
+from sktransformers.training import vocabulary
 from sktransformers.training.averaging import AverageWeights
 
 X, Y = make_texts(40)
@@ -52,20 +53,21 @@ class Press:
 class Watch(Callback):
     """Keeps the weights after each step, and presses Ctrl-C in the n-th call of a method."""
 
-    seen: list = []
+    seen: ClassVar[list] = []
 
     def __init__(self, method=None, n=1):
         self.method = method
-        self.press = Press(n)
+        self.n = n
 
     def initialize(self):
+        self.press_ = Press(self.n)
         if self.method is not None:
             setattr(self, self.method, self.pressed)
         return self
 
     def pressed(self, net, training=True, **kwargs):
         if training:
-            self.press()
+            self.press_()
 
     def on_train_begin(self, net, **kwargs):
         self.seen.append("begin")
@@ -87,6 +89,7 @@ def press_in(monkeypatch):
     def patch(owner, name, n, when=lambda *args: True):
         inner, press = getattr(owner, name), Press(n)
 
+        @functools.wraps(inner)
         def pressed(*args, **kwargs):
             if when(*args):
                 press()
@@ -203,8 +206,9 @@ def test_with_validation_and_no_whole_epoch(make_clf, press_in, tmp_path):
 
 def test_while_the_best_weights_are_kept(make_clf, press_in, monkeypatch):
     given = {"X_val": X[:12], "y_val": Y[:12]}
-    one = make_clf(**STEADY, max_epochs=1).fit(X, Y, **given)
-    clf = make_clf(**STEADY, max_epochs=3)
+    steady = {**STEADY, "lr": 1e-3}
+    one = make_clf(**steady, max_epochs=1).fit(X, Y, **given)
+    clf = make_clf(**steady, max_epochs=3)
     n_tensors = len([*one.model_.parameters(), *one.model_.buffers()])
     copies = lambda tensor, *args: args == ("cpu",)  # noqa: E731
     press_in(torch.Tensor, "to", n_tensors + n_tensors // 2, copies)
@@ -258,7 +262,7 @@ STRATEGIES = {
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_strategy_leaves_an_ordinary_model(make_clf, press_in, monkeypatch, strategy, tmp_path):
+def test_every_strategy_leaves_an_ordinary_model(make_clf, monkeypatch, strategy, tmp_path):
     if strategy == "LoRA":
         pytest.importorskip("peft")
     if strategy == "compact":
@@ -292,10 +296,10 @@ KINDS = ["regressor", "pair", "tagger", "tasks", "generator", "answers", "adapte
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_class_is_left_usable(kind):
     known = tiny_estimators.KINDS[kind]
-    est = tiny_estimators.make(kind, max_epochs=3, callbacks=[Watch("on_batch_end", 5)])
+    est = tiny_estimators.make(kind, max_epochs=6, callbacks=[Watch("on_batch_end", 5)])
     with pytest.raises(KeyboardInterrupt):
         est.fit(known.X, known.y)
-    assert est.n_iter_ == len(est.history_) == 1 or kind == "adapter"
+    assert est.n_iter_ == len(est.history_) >= 1
     found = tiny_estimators.outputs(est, kind)
     assert found.dtype.kind in "OU" or np.isfinite(found).all()
     assert len(pickle.dumps(est)) > 0 and est.net_.stopped_by is None
@@ -414,17 +418,17 @@ def test_the_bar_of_an_interrupted_fit_is_closed(make_clf, capsys):
 
 
 def test_a_press_at_any_time(make_clf):
-    clf = make_clf(max_epochs=10_000, callbacks=None)
-    clf.fit(X, Y) if False else None
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    begin = time.perf_counter()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            clf.fit(X, Y)
-    finally:
-        timer.cancel()
-    assert time.perf_counter() - begin < 20
-    assert len(clf.history_) == clf.n_iter_
+    class Later(Callback):
+        def on_batch_end(self, net, **kwargs):
+            if net.n_made == 2:
+                self.timer_ = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+                self.timer_.start()
+
+        def on_train_end(self, net, **kwargs):
+            self.timer_.cancel()
+
+    clf = make_clf(max_epochs=10_000, callbacks=[Later()])
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, Y)
+    assert len(clf.history_) == clf.n_iter_ < 10_000
     assert np.isfinite(clf.predict_proba(X)).all()
-    assert optimizers is not None

@@ -271,7 +271,7 @@ BAD = {
     ),
     "inconsistent numbers of samples: y_true has 4 sentences, y_pred has 3": (TRUE, PRED[:3]),
     r"0 sample\(s\): y_true is empty": ([], []),
-    r"y_pred\[0\] is 'B-PER' of type str; .*\[tags\]": (TRUE, PRED[0]),
+    r"y_pred\[0\] is a value of type str; .*\[tags\]": (TRUE, PRED[0]),
     "y_true is one single str": ("O", TRUE),
 }
 BAD_TAGS = {
@@ -280,7 +280,7 @@ BAD_TAGS = {
         [["O"] * 2],
     ),
     r"^y_pred\[0\]\[0\] is missing \(None\)": ([["O"]], [[None]]),
-    r"^y_pred\[0\]\[0\] is '' of type str": ([["O"]], [[""]]),
+    r"^y_pred\[0\]\[0\] is a value of type str": ([["O"]], [[""]]),
 }
 
 
@@ -301,7 +301,7 @@ def test_bad_tags(message):
         ({"average": "samples"}, "average is 'samples'; expected 'micro'"),
         ({"zero_division": 2}, "zero_division is 2; expected 'warn', 0, 1 or nan"),
         ({"zero_division": "0"}, "zero_division is '0'"),
-        ({"labels": "PER"}, "labels is 'PER' of type str; expected a list"),
+        ({"labels": "PER"}, "labels is a value of type str; expected a list"),
         ({"labels": ["PER", "PER"]}, "distinct"),
         ({"labels": []}, "labels is"),
     ],
@@ -314,9 +314,9 @@ def test_bad_options(options, message):
 @pytest.mark.parametrize(
     "tags, message",
     [
-        ("B-PER", "^tags is 'B-PER' of type str; expected the list of tags"),
+        ("B-PER", "^tags is a value of type str; expected the list of tags"),
         (["O", None], r"^tags\[1\] is missing \(None\)"),
-        ([["O"]], r"^tags\[0\] is \['O'\] of type list"),
+        ([["O"]], r"^tags\[0\] is a value of type list"),
     ],
 )
 def test_bad_tags_of_one_sentence(tags, message):

@@ -644,7 +644,7 @@ ROWS = [list(row) for row in zip(TOPICS, LENGTHS)]
 CASES = {
     "no y": Bad("requires y to be passed, but the target y is None", {"y": None}),
     "length": Bad("inconsistent.* X has 36 rows, y has 35", {"y": Y[:-1]}),
-    "one-dimensional": Bad(r"y\[0\] is 'food' of type str; expected a column", {"y": TOPICS}),
+    "one-dimensional": Bad(r"y\[0\] is a value of type str; expected a column", {"y": TOPICS}),
     "a Series": Bad(r"y has 1 dimension\(s\); expected a column", {"y": Y["topic"]}),
     "no columns": Bad("y has no columns", {"y": Y[[]]}),
     "ragged": Bad(r"y\[2\] has 1 entries and y\[0\] 2", {"y": [*ROWS[:2], ["a"], *ROWS[3:]]}),
@@ -667,10 +667,10 @@ CASES = {
     ),
     "infinite": Bad(r"y\['length'\]\[1\] is inf", {"y": with_entry(1, "length", np.inf)}),
     "a list": Bad(
-        r"y\['topic'\]\[0\] is \['a'\] of type list", {"y": with_entry(0, "topic", ["a"])}
+        r"y\['topic'\]\[0\] is a value of type list", {"y": with_entry(0, "topic", ["a"])}
     ),
     "a date": Bad(
-        r"y\['length'\]\[0\] is Timestamp", {"y": with_entry(0, "length", pd.Timestamp("2020"))}
+        r"y\['length'\]\[0\] is a value of type Timestamp", {"y": with_entry(0, "length", pd.Timestamp("2020"))}
     ),
     "text of a missing entry": Bad(
         r"y\[1, 0\] is the text 'nan': NumPy makes text",
@@ -681,7 +681,7 @@ CASES = {
         params={"tasks": {"length": "classification"}},
     ),
     "text as numbers": Bad(
-        r"y\['topic'\]\[0\] is 'food' of type str; a column for regression holds numbers",
+        r"y\['topic'\]\[0\] is a value of type str; a column for regression holds numbers",
         params={"tasks": {"topic": "regression"}},
     ),
     "an unknown task": Bad(
@@ -713,8 +713,8 @@ CASES = {
     ),
     "head": Bad("'head' parameter of Multi", params={"head": "mlp"}),
     "X": Bad(r"^X\[3\] is missing", {"X": [*X[:3], None, *X[4:]]}),
-    "texts and pairs": Bad(r"^X\[1\] is \('a', 'b'\)", {"X": [X[0], ("a", "b"), *X[2:]]}),
-    "pairs and texts": Bad(r"^X\[1\] is '", {"X": [PAIRS[0], *X[1:]]}),
+    "texts and pairs": Bad(r"^X\[1\] is a value of type tuple", {"X": [X[0], ("a", "b"), *X[2:]]}),
+    "pairs and texts": Bad(r"^X\[1\] is a value of type str", {"X": [PAIRS[0], *X[1:]]}),
     "three columns": Bad("^X has 3 columns", {"X": pd.DataFrame({"a": X, "b": X, "c": X})}),
     "bare string": Bad("^X is one single str", {"X": "text"}),
     "an iterator": Bad("^X is of type", {"X": iter(X)}, error=TypeError),
@@ -744,7 +744,7 @@ CASES = {
         {"scoring": "r2"},
     ),
     "text for a number in validation": Bad(
-        r"y_val\['length'\]\[\d+\] is 'food' of type str; training was with numbers there",
+        r"y_val\['length'\]\[\d+\] is a value of type str; training was with numbers there",
         {"X_val": X, "y_val": frame(length=TOPICS)},
     ),
 }
@@ -771,7 +771,7 @@ def test_scores_that_cannot_be(fitted):
         fitted.score(X, Y[["long", "length", "topic"]])
     with pytest.raises(ValueError, match="y has 2 columns, but training was with 3"):
         fitted.score(X, Y[["topic", "length"]])
-    with pytest.raises(ValueError, match=r"y\['length'\]\[\d+\] is 'food'.* holds numbers"):
+    with pytest.raises(ValueError, match=r"y\['length'\]\[\d+\] is a value of type str.* holds numbers"):
         fitted.score(X, Y.assign(length=TOPICS))
     assert fitted.scores(X, Y.assign(topic="moon"))["topic"] == 0.0
 

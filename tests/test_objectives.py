@@ -333,7 +333,7 @@ def changed(i, j, value, y=SOFT):
         (changed(3, 1, np.inf), r"^y\[3, 1\] is inf, which is no probability"),
         (SOFT + np.eye(48, 3) * 0.001, r"^y\[0\] sums to 1.001, not to one"),
         (0 * SOFT, r"^y\[0\] sums to 0, not to one"),
-        ([["a", "b", "c"]] * 48, r"^y\[0, 0\] is 'a' of type str"),
+        ([["a", "b", "c"]] * 48, r"^y\[0, 0\] is a value of type str"),
         ([[None, 0.5, 0.5]] * 48, r"^y\[0, 0\] is nan, which"),
         ([[0.5, 0.5, 0.0]] * 47 + [[0.5, 0.5]], r"^y\[47\] has 2 entries and y\[0\] 3"),
         (None, "requires y to be passed"),

@@ -128,13 +128,13 @@ BAD = {
     "two uneven lists": ((A, B[:2]), ValueError, r"of 5 and 2 entries"),
     "two tuples": ((tuple(A), tuple(B)), ValueError, rf"^X\[0\] has 5 elements; .*{ZIP}"),
     "a list of two lists": ([A, B], ValueError, rf"^X\[0\] has 5 elements; .*{ZIP}"),
-    "one pair": (("a", "b"), ValueError, r"^X\[0\] is 'a' of type str; .*\[\(text, other\)\]"),
+    "one pair": (("a", "b"), ValueError, r"^X\[0\] is a value of type str; .*\[\(text, other\)\]"),
     "texts": (
         A,
         ValueError,
-        rf"^X\[0\] is 'Is it\?' of type str; .*5 of 5 rows are no pair.*{ZIP}",
+        rf"^X\[0\] is a value of type str; .*5 of 5 rows are no pair.*{ZIP}",
     ),
-    "a text of two characters": (with_entry(2, "ab"), ValueError, r"^X\[2\] is 'ab'.*1 of 5"),
+    "a text of two characters": (with_entry(2, "ab"), ValueError, r"^X\[2\] is a value of type str.*1 of 5"),
     "three sides": (
         with_entry(3, ("a", "b", "c")),
         ValueError,
@@ -175,7 +175,7 @@ BAD = {
     "dict rows": (
         [{"premise": "a", "hypothesis": "b"}],
         ValueError,
-        r"^X\[0\] is of type dict with the keys 'premise', 'hypothesis'; .* Take the two texts",
+        r"^X\[0\] is of type dict with the keys \['premise', 'hypothesis'\]; .* Take the two texts",
     ),
     "polars struct": (pl.Series([{"a": "x", "b": "y"}]), ValueError, "of type dict with the keys"),
     "set rows": ([{"a", "b"}], ValueError, r"^X\[0\] is .* of type set; expected a pair of str"),

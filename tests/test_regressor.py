@@ -382,8 +382,8 @@ CASES = {
         {"y": np.arange(36).astype("datetime64[ns]")},
     ),
     "infinite": Bad(r"y\[:, 1\] contains inf.*position 7", {"y": with_entry(7, 1, np.inf, float)}),
-    "text": Bad(r"y\[:, 1\]\[0\] is 'many' of type str", {"y": with_entry(0, 1, "many")}),
-    "labels": Bad(r"y\[0\] is 'food' of type str; a regressor expects", {"y": LABELS}),
+    "text": Bad(r"y\[:, 1\]\[0\] is a value of type str", {"y": with_entry(0, 1, "many")}),
+    "labels": Bad(r"y\[0\] is a value of type str; a regressor expects", {"y": LABELS}),
     "ragged": Bad(r"y\[1\] has 1 entries and y\[0\] 2", {"y": [[1.0, 2.0], *[[1.0]] * 35]}),
     "no column": Bad("no columns", {"y": np.empty((36, 0))}),
     "two of a name": Bad(
@@ -404,7 +404,7 @@ CASES = {
     "loss": Bad("'loss' parameter of Tra", params={"loss": "cross_entropy"}),
     "delta": Bad("'delta' parameter of HuberLoss", params={"loss": HuberLoss(delta=0)}),
     "pooling": Bad("'pooling' parameter of Tra", params={"pooling": "median"}),
-    "pairs": Bad(r"X\[0\] is \('a', 'b'\)", {"X": [("a", "b")] * 36}),
+    "pairs": Bad(r"X\[0\] is a value of type tuple", {"X": [("a", "b")] * 36}),
 }
 
 

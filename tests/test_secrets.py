@@ -379,7 +379,7 @@ def going_on(kind, X, y, **options):
 # Other places where a text may be wrong. Of labels and names, long ones.
 ELSEWHERE = {
     "unknown class": lambda: going_on("classifier", X, [LABEL, *Y[1:]]),
-    "classes": lambda: going_on("classifier", X, Y, classes=["a", LABEL]),
+    "classes": lambda: going_on("classifier", X, Y, classes=[LABEL, LABEL]),
     "class_weight": lambda: make("classifier", class_weight={LABEL: 2.0}).fit(X, Y),
     "weight": lambda: make("classifier", class_weight={"sea": LABEL}).fit(X, Y),
     "one class": lambda: make("classifier").fit(X, [LABEL] * 12),

@@ -260,7 +260,7 @@ def test_a_taxonomy_by_paths_is_that_of_lists():
         ([["a", "b"], ["C", "d"]], "misses the class 'c'"),
         (["a", ["b", "c", "a"]], "the class 'a' more than once"),
         (["a", ["b", "c"], []], "empty group"),
-        (["a", ["b", "c", {}]], "holds {} of type dict; expected labels"),
+        (["a", ["b", "c", {}]], "holds a value of type dict; expected labels"),
         ({"a": [], "b": ["x"]}, "misses the class 'c'"),
         ({"a": "x", "b": ["x"], "c": []}, "the path of 'a' is 'x'"),
         ({"a": [["x"]], "b": ["x"], "c": []}, "the path of 'a' is"),

@@ -115,15 +115,15 @@ BAD_X = {
     "texts": (
         ["one text", "two"],
         ValueError,
-        rf"^X\[0\] is 'one text' of type str; X must be a list of sentences, each a list of words"
+        rf"^X\[0\] is a value of type str; X must be a list of sentences, each a list of words"
         rf" \(2 of 2 rows are no list\). {SPLIT_IT}",
     ),
-    "one sentence": (["The", "cat"], ValueError, rf"^X\[0\] is 'The'.* {SPLIT_IT}"),
+    "one sentence": (["The", "cat"], ValueError, rf"^X\[0\] is a value of type str.* {SPLIT_IT}"),
     "one sentence as an array": (np.array(["The", "cat"]), ValueError, SPLIT_IT),
     "a text among sentences": (
         with_entry(WORDS, 2, "x y"),
         ValueError,
-        r"^X\[2\] is 'x y'.*1 of 4",
+        r"^X\[2\] is a value of type str.*1 of 4",
     ),
     "missing sentence": (
         with_entry(WORDS, 1, None),
@@ -145,10 +145,10 @@ BAD_X = {
     ),
     "a number": ([["a", 3]], ValueError, r"^X\[0\]\[1\] is 3 of type int; expected str"),
     "numbers": (np.zeros((2, 3)), ValueError, r"^X\[0\]\[0\] is 0\.0 of type float.*6 of 6"),
-    "bytes among words": ([[b"a"]], ValueError, r"^X\[0\]\[0\] is b'a' of type bytes"),
-    "too deep": ([[["a"]]], ValueError, r"^X\[0\]\[0\] is \['a'\] of type list"),
-    "dict rows": ([{"words": ["a"]}], ValueError, r"^X\[0\] is \{'words'.* of type dict; X must"),
-    "set rows": ([{"a"}], ValueError, r"^X\[0\] is \{'a'\} of type set"),
+    "bytes among words": ([[b"a"]], ValueError, r"^X\[0\]\[0\] is a value of type bytes"),
+    "too deep": ([[["a"]]], ValueError, r"^X\[0\]\[0\] is a value of type list"),
+    "dict rows": ([{"words": ["a"]}], ValueError, r"^X\[0\] is a value of type dict; X must"),
+    "set rows": ([{"a"}], ValueError, r"^X\[0\] is a value of type set"),
     "matrix rows": ([np.array([["a"]])], ValueError, r"^X\[0\] is .* of type ndarray"),
     "empty": ([], ValueError, r"^Found array with 0 sample\(s\): X is empty, at least one sent"),
     "empty array": (np.empty((0, 3), dtype=object), ValueError, r"^Found array with 0 sample\(s\)"),
@@ -256,21 +256,21 @@ def test_tokenize_by_a_function(name):
 BAD_TOKENS = {
     "one str": (
         str.upper,
-        r"^tokenize returned 'THE CAT SAT' of type str for X\[0\]; expected a list",
+        r"^tokenize returned a value of type str for X\[0\]; expected a list",
     ),
     "not in the text": (
         lambda t: t.upper().split(),
-        r"^tokenize returned 'THE' as word 0 of X\[0\], which is not in the text from character 0",
+        r"^tokenize returned a str of 3 characters as word 0 of X\[0\], which is not in the text from character 0",
     ),
     "wrong order": (
         lambda t: t.split()[::-1],
-        r"'cat' as word 1 of X\[0\].* from character 11 on\. Words must be pieces",
+        r"of 3 characters as word 1 of X\[0\].* from character 11 on\. Words must be pieces",
     ),
-    "empty word": (lambda t: ["The", ""], r"returned '' as word 1 of X\[0\]"),
+    "empty word": (lambda t: ["The", ""], r"a str of 0 characters as word 1 of X\[0\]"),
     "None": (lambda t: None, r"returned missing \(None\) for X\[0\]; expected a list of words"),
     "None inside": (lambda t: [None], r"returned missing \(None\) as word 0 of X\[0\]; exp.* str"),
-    "three numbers": (lambda t: [(0, 1, 2)], r"returned \(0, 1, 2\) of type tuple as word 0"),
-    "floats": (lambda t: [(0.0, 1.0)], r"returned \(0\.0, 1\.0\)"),
+    "three numbers": (lambda t: [(0, 1, 2)], r"returned a value of type tuple as word 0"),
+    "floats": (lambda t: [(0.0, 1.0)], r"returned a value of type tuple"),
     "beyond the end": (lambda t: [(0, 99)], r"returned \(0, 99\) .* to 11, the text's length"),
     "overlap": (lambda t: [(0, 3), (2, 5)], r"returned \(2, 5\) as word 1 of .* from 3 on"),
     "empty span": (lambda t: [(1, 1)], r"returned \(1, 1\)"),
@@ -285,7 +285,11 @@ def test_bad_tokens(name):
 
 
 BAD_TEXTS = {
-    "words": (WORDS, ValueError, r"^X\[0\] is \['The'.*; with tokenize='regex', .*tokenize=None"),
+    "words": (
+        WORDS,
+        ValueError,
+        r"^X\[0\] is a value of type list; with tokenize='regex', .*tokenize=None",
+    ),
     "words in pyarrow": (string_lists(WORDS), ValueError, "tokenize=None for sentences"),
     "words in a rectangle": (np.array(EQUAL), ValueError, "^X has 2 columns; .*tokenize=None"),
     "bare string": ("text", ValueError, r"^X is one single str; .*\[text\]"),
@@ -356,9 +360,9 @@ BAD_TAGS = {
     "bare string": ("O O", f"^y is one single str; .*{ONE_A_WORD}"),
     "strings": (
         [" ".join(row) for row in TAGS],
-        rf"^y\[0\] is 'O B-X I-X' of type str; y must be .*4 of 4 rows are no list\). {ONE_A_WORD}",
+        rf"^y\[0\] is a value of type str; y must be .*4 of 4 rows are no list\). {ONE_A_WORD}",
     ),
-    "one sentence": (["O", "B-X", "O", "O"], r"^y\[0\] is 'O' of type str"),
+    "one sentence": (["O", "B-X", "O", "O"], r"^y\[0\] is a value of type str"),
     "missing": (
         [["O", "B-X", None], ["O"], [], [None, "O", "O", "O"]],
         r"^Input y contains NaN: y\[0\]\[2\] is missing \(None\), 2 of 8 tags are\. Every word",
@@ -372,7 +376,7 @@ BAD_TAGS = {
         [[0.5] * len(row) for row in TAGS],
         r"^y\[0\]\[0\] is 0\.5 of type float; exp.* str",
     ),
-    "lists": ([[["O"]] * len(row) for row in TAGS], r"^y\[0\]\[0\] is \['O'\] of type list; exp"),
+    "lists": ([[["O"]] * len(row) for row in TAGS], r"^y\[0\]\[0\] is a value of type list; exp"),
     "mixed": (
         [["O", "O", "O"], ["O"], [], ["O", "O", 7, "O"]],
         r"^y mixes types of tags: y\[0\]\[0\] is 'O', y\[3\]\[2\] is 7\. Use one type",

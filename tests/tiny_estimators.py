@@ -87,9 +87,9 @@ def fitted(kind: str) -> Any:
     return fit(kind)
 
 
-def outputs(estimator: Any, kind: str) -> Any:
-    """What an estimator makes of its training rows, as numbers or texts in one array."""
-    X = KINDS[kind].X
+def outputs(estimator: Any, kind: str, X: Any = None) -> Any:
+    """What an estimator makes of rows, by default of those of training, in one array."""
+    X = KINDS[kind].X if X is None else X
     if hasattr(estimator, "perplexity"):
         return np.array([estimator.perplexity(X)])
     method = "predict_proba" if hasattr(estimator, "predict_proba") else "predict"

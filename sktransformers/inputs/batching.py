@@ -252,6 +252,23 @@ class Budget:
         """Whether all lengths still have what was given."""
         return self._slots[-1] == self.given
 
+    @property
+    def left(self) -> list[int]:
+        """What is left of it, as `restrict` takes it."""
+        return list(self._slots)
+
+    def restrict(self, left: Sequence[int]) -> None:
+        """Have no more than another one has left.
+
+        Raises
+        ------
+        ValueError
+            If that is not what another one has left.
+        """
+        if len(left) != len(self._slots) or not all(type(n) is int and n > 0 for n in left):
+            raise ValueError("it has no slots for each length")
+        self._slots = list(map(min, self._slots, left))
+
     def of(self, longest: int) -> int:
         """Slots of a rectangle, by the tokens of its longest sequence."""
         return self._slots[int(longest).bit_length()]

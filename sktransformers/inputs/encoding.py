@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sktransformers.concurrency import Alone
 from sktransformers.inputs.batching import Encoded, Ragged, starts
 from sktransformers.inputs.windows import CUT, WindowPlan, side_by_side, slices
 
@@ -26,7 +27,9 @@ MULTILINGUAL = (
     "FacebookAI/xlm-roberta-base",
 )
 PORTUGUESE = "neuralmind/bert-base-portuguese-cased"
-_NOT_THE_USERS = ("sktransformers.", "sklearn.", "skorch.", "joblib.")
+# A tokenizer that is to read a target may switch to its language, for all threads.
+SWITCHING = Alone()
+_NOT_THE_USERS = ("sktransformers.", "sklearn.", "skorch.", "joblib.", "contextlib")
 
 
 class Counts(NamedTuple):
@@ -253,16 +256,20 @@ def _tokenize_valid(tokenizer: Any, texts: list[str], as_targets: bool) -> list[
         encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
     options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    # Marian cuts targets into pieces of another language than sources.
-    found = tokenizer(text_target=texts, **options) if as_targets else tokenizer(texts, **options)
-    return found["input_ids"]
+    with SWITCHING:
+        # Marian cuts targets into pieces of another language than sources.
+        found = (
+            tokenizer(text_target=texts, **options) if as_targets else tokenizer(texts, **options)
+        )
+        return found["input_ids"]
 
 
 def token_ids(tokenizer: Any, text: str, special: bool = False) -> list[int]:
     """Token ids of a single text, for a look at the tokenizer."""
     if tokenizer.is_fast:
         return tokenizer.backend_tokenizer.encode(text, add_special_tokens=special).ids
-    return tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    with SWITCHING:
+        return tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

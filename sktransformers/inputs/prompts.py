@@ -1,15 +1,18 @@
 """Sources and targets of models that answer in text: prompts, their token ids, their end."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from string import Formatter
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from sktransformers.inputs.batching import Answered, Encoded, Ragged
 from sktransformers.inputs.encoding import (
+    SWITCHING,
     Counts,
     Encoding,
     as_valid,
@@ -26,6 +29,8 @@ from sktransformers.inputs.encoding import (
 )
 from sktransformers.inputs.replay import level
 from sktransformers.inputs.windows import side_by_side
+
+_begins: WeakKeyDictionary[Any, list[int]] = WeakKeyDictionary()  # what `_target_begin` found
 
 
 class Row(NamedTuple):
@@ -292,16 +297,21 @@ def end_id(tokenizer: Any) -> int:
 
 def _target_begin(tokenizer: Any) -> list[int]:
     """Ids that the tokenizer puts in front of a target, such as the code of its language."""
+    if tokenizer in _begins:
+        return _begins[tokenizer]
     text, bare = probe(tokenizer)
+    reader = copy.deepcopy(tokenizer) if tokenizer.is_fast else tokenizer  # others may be reading
     try:
-        full = list(tokenizer(text_target=text, verbose=False)["input_ids"])
+        with SWITCHING:
+            full = list(reader(text_target=text, verbose=False)["input_ids"])
     except KeyError as error:  # of M2M100
         raise ValueError(
             f"The tokenizer {type(tokenizer).__name__} wants to know the language of targets: pass "
             f"one with tgt_lang, Backbone(name, tokenizer=...)."
         ) from error
     found = places(bare, full)
-    return full[: found[0]] if found else []
+    _begins[tokenizer] = full[: found[0]] if found else []
+    return _begins[tokenizer]
 
 
 def with_targets(sources: Encoded, targets: Ragged) -> Answered:

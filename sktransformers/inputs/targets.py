@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
 from sktransformers.inputs.batching import Ragged, take
-from sktransformers.inputs.validation import check_no_texts, describe, is_missing, shown, some
+from sktransformers.inputs.validation import describe, is_missing, shown, some
 
 # How far a sum of probabilities may be from one; that of a float32 softmax is nearer.
 _MAX_EXCESS = 1e-6
@@ -353,6 +353,8 @@ def check_labels(y: Any, n_samples: int, estimator_name: str, name: str = "y") -
     """
     labels = _one_a_row(y, n_samples, estimator_name, name)
     _check_entries(labels, name)
+    if labels.dtype.kind == "c":
+        raise ValueError(f"{name} holds complex numbers; expected labels.")
     check_classification_targets(labels)
     return labels
 
@@ -611,6 +613,8 @@ def _one_a_row(y: Any, n_samples: int, estimator_name: str, name: str) -> np.nda
     if hasattr(y, "to_pylist"):
         y = y.to_pylist()
     given = _to_array(y, name)
+    if given.ndim > 2:
+        raise ValueError(f"{name} has shape {given.shape}; expected one label or number a row.")
     if given.ndim > 1:
         given = column_or_1d(given, warn=True)
     if given.ndim == 0:
@@ -625,7 +629,9 @@ def _to_array(y: Any, name: str) -> np.ndarray:
         # np.asarray would turn ["a", 1] into two strings without a word.
         labels = np.empty(len(y), dtype=object)
         labels[:] = y
-        if not any(is_missing(v) for v in y) and not _mixed(labels):
+        # Nor would NumPy's strings keep a NUL at the end.
+        cut = any(isinstance(v, str) and v.endswith("\0") for v in y)
+        if not any(is_missing(v) for v in y) and not _mixed(labels) and not cut:
             labels = np.asarray(y)
         return labels
     labels = np.asarray(y)
@@ -691,23 +697,6 @@ def _positions(labels: np.ndarray, classes: np.ndarray, name: str) -> np.ndarray
             f"{len(classes)} classes seen in training."
         )
     return np.searchsorted(classes, labels).astype(np.int64)
-
-
-def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
-    """Sample weights as non-negative floats; all ones for None.
-
-    Raises
-    ------
-    ValueError
-        If there are not n_samples of them, one is negative or not finite, or all are zero.
-    """
-    check_no_texts(sample_weight, "sample_weight")
-    weights = _check_sample_weight(
-        sample_weight, np.empty((n_samples, 0)), dtype=np.float64, ensure_non_negative=True
-    )
-    if not weights.any():  # scikit-learn checks this itself only from 1.9 on
-        raise ValueError("Sample weights must contain at least one non-zero number.")
-    return weights
 
 
 def class_coding(

@@ -5,6 +5,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import _check_sample_weight
 
 _MOST_SHOWN = 40  # characters of a label
 _EXPECTED = "expected a list, tuple, array or Series of str, or a table with one column of str"
@@ -110,10 +111,8 @@ def describe(value: Any) -> str:
     """What messages say of a value that may hold texts, which they never show."""
     if is_missing(value):
         return f"missing ({value!r})"
-    if isinstance(value, str):
-        return f"a str of {len(value)} characters"
-    kind = f"of type {type(value).__name__}"
-    return f"{shown(value)} {kind}" if isinstance(value, (Real, np.bool_)) else f"a value {kind}"
+    what = shown(value) if isinstance(value, (Real, np.bool_)) else "a value"
+    return f"{what} of type {type(value).__name__}"
 
 
 def shown(label: Any) -> str:
@@ -126,6 +125,31 @@ def some(labels: Iterable[Any]) -> str:
     """The first of some labels, likewise."""
     labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     return f"[{', '.join(map(shown, labels[:10]))}]{' ...' if len(labels) > 10 else ''}"
+
+
+def check_weights(sample_weight: Any, n_samples: int) -> np.ndarray:
+    """Sample weights as non-negative floats; all ones for None.
+
+    Raises
+    ------
+    ValueError
+        If there are not n_samples of them, one is negative or not finite, or all are zero.
+    """
+    check_no_texts(sample_weight, "sample_weight")
+    try:
+        weights = _check_sample_weight(
+            sample_weight, np.empty((n_samples, 0)), dtype=np.float64, ensure_non_negative=True
+        )
+    except (TypeError, ValueError) as error:
+        if "sample_weight" in str(error):
+            raise
+        raise ValueError(f"sample_weight is no list of {n_samples} numbers: {error}") from error
+    with np.errstate(over="ignore"):
+        if np.isinf(weights.sum()):
+            raise ValueError("sample_weight is too large: its sum is infinite.")
+    if not weights.any():  # scikit-learn checks this itself only from 1.9 on
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
 
 
 def check_no_texts(values: Any, name: str) -> None:

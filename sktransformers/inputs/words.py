@@ -260,8 +260,8 @@ def _offset_of(part: Any, k: int, text: str, after: int, where: str) -> tuple[in
         start = text.find(part, after)
         if not part or start < 0:
             raise ValueError(
-                f"tokenize returned a str as word {k} of {where}, which is not in the text"
-                f" from character {after} on. Words must be pieces of the text, in its order;"
+                f"tokenize returned a str of {len(part)} characters as word {k} of {where}, which "
+                f"is not in the text from character {after} on. Words must be pieces of the text, in its order;"
                 f" or return the (start, end) of each word."
             )
         return start, start + len(part)

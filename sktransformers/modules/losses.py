@@ -69,7 +69,7 @@ class CrossEntropy(nn.Module):
         """Soft targets in proportion to themselves times the class weights."""
         if self.class_weights is None:
             return targets
-        targets = targets * self.class_weights.to(targets.dtype)
+        targets = targets * self.class_weights.to(targets.device, targets.dtype)
         total = targets.sum(dim=1, keepdim=True)
         return targets / total.clamp(min=torch.finfo(targets.dtype).tiny)
 

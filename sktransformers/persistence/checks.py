@@ -18,11 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sktransformers.persistence.errors import SavedModelError
-from sktransformers.training import loading
+from sktransformers.training import loading, store
 
 # The largest files of the hub: the 262,144 tokens of Gemma's tokenizer.json are 33 MB.
 MAX_BYTES = 64 * 2**20
-_MAX_HEADER = 32 * 2**20
 _MAX_FILES = 1000
 # Kinds of files that are read whole. The others are tensors, or nobody's business.
 _READ_WHOLE = {".bpe", ".json", ".txt", ".jinja", ".model", ".spm", ".vocab", ".tiktoken"}
@@ -159,7 +158,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= min(_MAX_HEADER, size - 8):
+        if not 0 < length <= min(store.MAX_HEADER, size - 8):
             raise ValueError("it has no header")
         found = {}
         with safe_open(path, "pt") as file:  # which checks that sizes and places add up
@@ -386,24 +385,10 @@ def _names_code(path: Path, name: str) -> str:
 
 
 def _dtype(name: str) -> torch.dtype:
-    found = _DTYPES.get(name)
+    found = store.DTYPES.get(name)
     if found is None:
         raise ValueError(f"its tensors are of type {name}")
     return found
-
-
-_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
 
 
 def _shown(number: int) -> str:

@@ -315,6 +315,6 @@ def _read(kind: Any, folder: Path, tensors: dict[str, Any]) -> Any:
 def _read_last_layer(model: Any, folder: Path) -> None:
     path = folder / LAST_LAYER_FILE
     try:
-        model.head.out.load_state_dict(store.load(path)[0])
+        model.head.out.load_state_dict(store.load(path.resolve())[0])
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise SavedModelError(f"{str(path)!r} cannot be read: {error}") from error

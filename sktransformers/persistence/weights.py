@@ -438,7 +438,7 @@ def _read_adapters(model: Any, folder: Path) -> None:
 def _file(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Tensors of a file, and what it says about them."""
     try:
-        return store.load(path)
+        return store.load(path.resolve())
     except (OSError, ValueError) as error:
         raise SavedModelError(f"{str(path)!r} cannot be read: {error}") from error
 

@@ -72,7 +72,12 @@ class Cache(Spec):
                 f"memory must be a folder, a joblib.Memory or sktransformers.Cache; got "
                 f"{self.location!r} of type {type(self.location).__name__}."
             )
-        return Path(location).expanduser() / _FOLDER
+        folder = Path(location).expanduser() / _FOLDER
+        if folder.is_symlink():  # files are deleted in it
+            raise ValueError(
+                f"memory: {str(folder)!r} is a link; name the directory that it leads to."
+            )
+        return folder
 
 
 def as_cache(memory):

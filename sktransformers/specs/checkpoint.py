@@ -1,6 +1,7 @@
 """How often the state of training is written, and where."""
 
 import os
+import sys
 from numbers import Integral
 from pathlib import Path
 
@@ -54,21 +55,23 @@ class Checkpoint(Spec):
         self.keep = keep
 
     def _folder(self):
-        return Path(self.location).expanduser()
+        # At once: the process may go to another directory.
+        return Path(self.location).expanduser().absolute()
 
     def _check(self):
         """Check that the directory could be made; nothing is made yet."""
-        if not os.fspath(self.location):
-            raise ValueError("checkpoint is empty; expected the path of a directory.")
-        folder = self._folder()
+        path = os.fspath(self.location)
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise ValueError(f"checkpoint={path!r} is no path; expected that of a directory.")
         try:
-            there = next(x for x in (folder, *folder.absolute().parents) if os.path.lexists(x))
-            is_usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-        except ValueError as error:  # a null character
-            raise ValueError(f"checkpoint={str(folder)!r} is no path: {error}.") from error
-        if not is_usable:
+            folder = self._folder()
+            path.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+        except (RuntimeError, UnicodeError) as error:  # no such home; half a character
+            raise ValueError(f"checkpoint={path!r} is no path: {error}") from error
+        there = next(x for x in (folder, *folder.parents) if os.path.lexists(x))
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise ValueError(
-                f"checkpoint={str(folder)!r} cannot be written: {there} is "
+                f"checkpoint={path!r} cannot be written: {there} is "
                 f"{'not writable' if there.is_dir() else 'no directory'}."
             )
 

@@ -4,7 +4,7 @@ from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 
-from sktransformers.specs.spec import Spec
+from sktransformers.specs.spec import LARGEST, Spec
 
 
 class CrossEntropy(Spec):
@@ -42,7 +42,7 @@ class FocalLoss(Spec):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "gamma": [Interval(Real, 0, None, closed="left")],
+        "gamma": [Interval(Real, 0, LARGEST, closed="left")],
     }
 
     def __init__(self, gamma=2.0):
@@ -98,7 +98,7 @@ class AdaptiveSoftmax(Spec):
 
     _parameter_constraints = {  # noqa: RUF012
         "cutoffs": [StrOptions({"auto"}), list, tuple],
-        "div_value": [Interval(Real, 1, None, closed="left")],
+        "div_value": [Interval(Real, 1, LARGEST, closed="left")],
     }
 
     def __init__(self, cutoffs="auto", div_value=4.0):
@@ -189,7 +189,7 @@ class HuberLoss(Spec):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "delta": [Interval(Real, 0, None, closed="neither")],
+        "delta": [Interval(Real, 0, LARGEST, closed="neither")],
     }
 
     def __init__(self, delta=1.0):

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 
-from sktransformers.specs.spec import Spec, shared_parameters
+from sktransformers.specs.spec import LARGEST, Spec, shared_parameters
 
-_POSITIVE = Interval(Real, 0, None, closed="neither")
+_POSITIVE = Interval(Real, 0, LARGEST, closed="neither")
 _RATE = Interval(Real, 0, 1, closed="left")
 
 _documented = shared_parameters(r"""
@@ -78,8 +78,8 @@ class OptimizerSpec(Spec):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "head_lr": [_POSITIVE, None],
         "layer_decay": [Interval(Real, 0, 1, closed="right")],
-        "max_grad_norm": [_POSITIVE, None],
-        "l2": [Interval(Real, 0, None, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "l2": [Interval(Real, 0, LARGEST, closed="left")],
         "averaging": [StrOptions({"ema", "swa"}), EMA, SWA, None],
     }
 
@@ -328,7 +328,7 @@ class Adafactor(OptimizerSpec):
         **OptimizerSpec._parameter_constraints,
         "beta2_decay": [Interval(Real, None, 0, closed="right")],
         "eps": [_POSITIVE],
-        "clip": [Interval(Real, 1, None, closed="left")],
+        "clip": [Interval(Real, 1, LARGEST, closed="left")],
     }
 
     def __init__(

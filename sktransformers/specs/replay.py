@@ -4,7 +4,7 @@ from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval
 
-from sktransformers.specs.spec import Spec
+from sktransformers.specs.spec import LARGEST, Spec
 
 
 class Replay(Spec):
@@ -27,7 +27,7 @@ class Replay(Spec):
 
     _parameter_constraints = {  # noqa: RUF012
         "size": [Interval(Integral, 1, None, closed="left")],
-        "ratio": [Interval(Real, 0, None, closed="neither")],
+        "ratio": [Interval(Real, 0, LARGEST, closed="neither")],
         "pickle": ["boolean"],
     }
 

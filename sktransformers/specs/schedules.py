@@ -10,7 +10,7 @@ from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval
 
-from sktransformers.specs.spec import Spec
+from sktransformers.specs.spec import LARGEST, Spec
 
 
 class LinearDecay(Spec):
@@ -38,7 +38,7 @@ class Polynomial(Spec):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "power": [Interval(Real, 0, None, closed="neither")],
+        "power": [Interval(Real, 0, LARGEST, closed="neither")],
     }
 
     def __init__(self, power=2.0):

@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator
 
+# Of rates and weights of terms: what any floating-point type holds. Infinity is none.
+LARGEST = 65504.0
+
 
 class Spec(BaseEstimator):
     """Parameters and what they may be; classes without any inherit this."""

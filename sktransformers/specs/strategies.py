@@ -4,7 +4,7 @@ from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from sktransformers.specs.spec import Spec
+from sktransformers.specs.spec import LARGEST, Spec
 
 
 class GradualUnfreezing(Spec):
@@ -53,7 +53,7 @@ class LoRA(Spec):
 
     _parameter_constraints = {  # noqa: RUF012
         "r": [Interval(Integral, 1, None, closed="left")],
-        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, LARGEST, closed="neither")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "target_modules": [StrOptions({"auto"}), list, tuple],
     }

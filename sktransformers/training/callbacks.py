@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from itertools import chain
+from types import NoneType
 from typing import Any
 
 import torch
@@ -11,6 +12,12 @@ from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
 from sktransformers.training.net import StopTraining
+
+# Names of callbacks that an estimator adds: the user's go by others.
+OURS = frozenset(
+    "anchor average best collapse going_on history keep_states moments plateau progress score "
+    "sklearn strategy".split()
+)
 
 
 def check_callbacks(callbacks: Iterable[Any]) -> None:
@@ -20,15 +27,24 @@ def check_callbacks(callbacks: Iterable[Any]) -> None:
     ------
     TypeError
         If an entry is neither a callback of skorch nor a tuple of a name and one.
+    ValueError
+        If two have the same name, or one has that of a callback of ours.
     """
+    taken = set(OURS)
     for i, entry in enumerate(callbacks):
-        callback = entry[1] if isinstance(entry, (tuple, list)) and len(entry) == 2 else entry
+        is_named = isinstance(entry, (tuple, list)) and len(entry) == 2
+        name, callback = entry if is_named else (None, entry)
         kind = callback if isinstance(callback, type) else type(callback)
-        if not issubclass(kind, Callback):
+        if not issubclass(kind, Callback) or not isinstance(name, (str, NoneType)):
             raise TypeError(
                 f"callbacks[{i}] is {entry!r}; expected a callback of skorch, or a tuple of a "
                 f"name and one. Callbacks of scikit-learn go to set_callbacks."
             )
+        if name in taken:
+            whose = "a callback of this package" if name in OURS else "another one"
+            raise ValueError(f"callbacks[{i}] has the name {name!r}, which {whose} has.")
+        if name is not None:
+            taken.add(name)
 
 
 class EpochHistory(Callback):
@@ -150,7 +166,11 @@ class ValidationScore(Callback):
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         net.module_.eval()
-        net.history.record("valid_score", float(self.score()))
+        try:
+            score = float(self.score())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"scoring failed on the validation rows: {error}") from error
+        net.history.record("valid_score", score)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         del self.score  # it holds the user's rows

@@ -7,9 +7,7 @@ afterwards: whenever a process dies, what is there can be read.
 
 import contextlib
 import itertools
-import os
 import re
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +20,7 @@ from sktransformers.files import held
 from sktransformers.specs import Checkpoint
 from sktransformers.training import store
 from sktransformers.training.callbacks import KeepBest, tensors_of
-from sktransformers.training.state import Place, State
+from sktransformers.training.state import Place, State, check_alike
 
 # In the order of their names: the end of an epoch comes after the batch that it ends with.
 _STATE = re.compile(r"step-\d{9}-(?:batch|epoch)(?:-best-(\d{6}))?\.safetensors")
@@ -35,86 +33,98 @@ class Run:
     Parameters
     ----------
     folder : Path
+    training : str
+        Name of the training, which its files have to tell: one of another could be in its place.
     keep : int
         How many states stay, beside the weights of the best epoch.
     """
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: Path, training: str, keep: int):
         self.folder = folder
+        self.training = training
         self.n_kept = keep
         self.path: Path | None = None  # of the state that was read
-        self._is_ill = False
+        self.best: Mapping[str, Tensor] = {}  # weights of the best epoch before it
+        self._row: str | None = None  # of the weights that are known to be whole
 
     def latest(self) -> State | None:
-        """The last state that can be read."""
+        """The last state that can be read, with a warning for each that cannot."""
         for path in reversed(self._states()):
-            found = _read(path)
-            if found is not None:
-                self.path = path
-                return State(*found)
+            file = path
+            try:
+                state = State.of_tensors(*self._load(path))
+                row = _row(path)
+                if path.name != _name(state, row):
+                    raise ValueError("it has another name than it was written under")
+                if row is not None:
+                    file = self._best(row)
+                    self.best = self._load(file)[0]
+            except (OSError, ValueError) as error:
+                which = "" if file is path else f", and {path.name} with it"
+                warnings.warn(
+                    f"checkpoint: {file} cannot be used and is left out{which}: {error}. Training "
+                    f"goes on from an earlier state, or begins anew.",
+                    stacklevel=2,
+                )
+                continue
+            self.path, self._row = path, row
+            return state
         return None
 
-    def best(self) -> Mapping[str, Tensor]:
-        """Weights of the best epoch before the state that was read; empty if there were none.
+    def keep(self, state: State, best: KeepBest | None) -> None:
+        """Write a state, and the weights of the best epoch; then delete others.
 
         Raises
         ------
-        ValueError
-            If they are not there, or damaged.
+        OSError, TypeError, ValueError
+            If it cannot be written; then nothing is deleted.
         """
-        assert self.path is not None
-        row = _row(self.path)
-        if row is None:
-            return {}
-        path = self.folder / f"best-{row}.safetensors"
-        try:
-            return store.load(path)[0]
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path.name} belongs to it: {error}") from error
+        row = f"{best.best_row_:06d}" if best is not None and best.weights_ else None
+        path = self.folder / _name(state, row)
+        if best is not None and row is not None and (row != self._row or not self._has(row)):
+            self._write(self._best(row), best.weights_, {})
+            self._row = row
+        self._write(path, state.tensors, state.about)
+        self._clean_up(path)
 
-    def keep(self, state: State, best: KeepBest | None) -> None:
-        """Write a state, and the weights of the best epoch; then delete older ones.
-
-        What cannot be written is left out with a warning, and nothing is deleted.
-        """
-        row = f"{best.best_row_:06d}" if best is not None and best.weights_ else ""
-        name = f"step-{state.n_steps:09d}-{'batch' if state.is_midway else 'epoch'}"
-        path = self.folder / f"{name}{f'-best-{row}' if row else ''}.safetensors"
-        try:
-            if best is not None and row:
-                file = self.folder / f"best-{row}.safetensors"
-                if not file.is_file():
-                    store.write(file, best.weights_, None, sync=True)
-            store.write(path, state.tensors, state.about, sync=True)
-        except (OSError, TypeError) as error:
-            if not self._is_ill:
-                warnings.warn(
-                    f"checkpoint: {path} could not be written: {error}. Training goes on; what "
-                    f"was written before is left.",
-                    stacklevel=2,
-                )
-            self._is_ill = True
-            return
-        self._is_ill = False
-        self._clean_up()
-
-    def _clean_up(self) -> None:
+    def _clean_up(self, last: Path) -> None:
+        """Delete what the state that was just written makes useless."""
         states = self._states()
-        kept = states[-self.n_kept :]
+        # What would come after it could not be read.
+        kept = [path for path in states if path.name <= last.name][-self.n_kept :]
         rows = set(map(_row, kept))
-        with contextlib.suppress(OSError):  # another time
-            for path in states[: -self.n_kept]:
-                path.unlink(missing_ok=True)
+        others = set(states) - set(kept)
+        with contextlib.suppress(OSError):
             for path in self.folder.iterdir():
                 best = _BEST.fullmatch(path.name)
                 if (best and best[1] not in rows) or path.suffix == ".part":
-                    path.unlink(missing_ok=True)
+                    others.add(path)
+        for path in others:
+            with contextlib.suppress(OSError):  # another time
+                path.unlink(missing_ok=True)
 
     def _states(self) -> list[Path]:
         """States by the number of steps."""
         with contextlib.suppress(OSError):
             return sorted(x for x in self.folder.iterdir() if _STATE.fullmatch(x.name))
         return []
+
+    def _best(self, row: str) -> Path:
+        return self.folder / f"best-{row}.safetensors"
+
+    def _has(self, row: str) -> bool:
+        return self._best(row).is_file()
+
+    def _write(self, path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
+        store.write(path, tensors, {**about, "training": self.training}, sync=True)
+
+    def _load(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
+        tensors, about = store.load(path)
+        if not isinstance(about, dict) or about.pop("training", None) != self.training:
+            raise ValueError("it is not of this training")
+        return tensors, about
 
 
 @contextlib.contextmanager
@@ -126,8 +136,9 @@ def opened(spec: Checkpoint, name: str) -> Iterator[Run]:
     ValueError
         If it cannot be made.
     """
+    location = spec._folder()
     for i in itertools.count(1):
-        folder = spec._folder() / (name if i == 1 else f"{name}-{i}")
+        folder = location / (name if i == 1 else f"{name}-{i}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = held(folder, wait=False)
@@ -136,7 +147,7 @@ def opened(spec: Checkpoint, name: str) -> Iterator[Run]:
             raise ValueError(f"checkpoint: {folder} cannot be used: {error}") from error
         try:
             if is_held is not False:
-                yield Run(folder, spec.keep)
+                yield Run(folder, name, spec.keep)
                 return
         finally:
             lock.__exit__(None, None, None)
@@ -151,19 +162,19 @@ def remembered_seed(spec: Checkpoint, name: str, seed: int) -> int:
         If it cannot be written.
     """
     path = spec._folder() / f"{name}.seed"
-    temporary = path.with_name(f"{uuid.uuid4().hex}.part")
     try:
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            found = file.read(20)
-            if re.fullmatch(rb"\d{1,10}", found):
-                return int(found)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(str(seed))
-        os.replace(temporary, path)
+        with held(path.parent):  # the same training may begin elsewhere
+            if path.is_file():  # a pipe would be waited for
+                with path.open("rb") as file:
+                    found = re.fullmatch(rb"(\d{1,10})\n", file.read(20))
+                if found:  # else a process was killed while it wrote
+                    return int(found[1])
+            elif path.exists():
+                raise ValueError(f"checkpoint: {path} cannot be used: it is no file.")
+            path.write_text(f"{seed}\n")
     except OSError as error:
         raise ValueError(f"checkpoint: {path} cannot be used: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return seed
 
 
@@ -196,6 +207,7 @@ class KeepStates(Callback):
         self.unit = unit
         self.begin_epoch = begin_epoch
         self.came_from = 0 if state is None else state.n_epochs
+        self._is_ill = False
 
     def on_train_begin(self, net: Any, X: Any = None, **kwargs: Any) -> None:
         # A state of a search may have brought some back.
@@ -213,11 +225,11 @@ class KeepStates(Callback):
 
     def _load(self, state: State, net: Any) -> Place:
         try:
-            best = self.run.best()
             place = state.load_into(net, self.generators_)
             keeper = _best_of(net)
-            if keeper is not None and best:
-                keeper.weights_ = _checked(best, net)
+            if keeper is not None and self.run.best:
+                keeper.weights_ = _checked(self.run.best, net)
+            self.run.best = {}
             return place
         except ValueError as error:
             raise ValueError(
@@ -251,7 +263,18 @@ class KeepStates(Callback):
 
     def _keep(self, net: Any, n_batches: int | None, is_last: bool, generators: list[Any]) -> None:
         place = Place(self.n_steps_, n_batches, is_last, generators, [])
-        self.run.keep(State.of(net, place), _best_of(net))
+        try:
+            self.run.keep(State.of(net, place), _best_of(net))
+        except (OSError, TypeError, ValueError) as error:
+            if not self._is_ill:
+                warnings.warn(
+                    f"checkpoint: the state of training could not be written to {self.run.folder}: "
+                    f"{error}. Training goes on; what was written before is left.",
+                    stacklevel=2,
+                )
+            self._is_ill = True
+        else:
+            self._is_ill = False
 
 
 def _best_of(net: Any) -> KeepBest | None:
@@ -261,22 +284,16 @@ def _best_of(net: Any) -> KeepBest | None:
 def _checked(best: Mapping[str, Tensor], net: Any) -> dict[str, Tensor]:
     """Weights, if they are of the model."""
     own = dict(tensors_of(net.module_))
-    for name, tensor in own.items():
-        found = best.get(name)
-        if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
-            raise ValueError(f"the best weights of {name} do not fit")
+    check_alike(best, own)
     return {name: best[name] for name in own}
+
+
+def _name(state: State, row: str | None) -> str:
+    """Name of the file of a state; row is that of the best epoch so far."""
+    name = f"step-{state.n_steps:09d}-{'batch' if state.is_midway else 'epoch'}"
+    return f"{name}{f'-best-{row}' if row else ''}.safetensors"
 
 
 def _row(path: Path) -> str | None:
     found = _STATE.fullmatch(path.name)
     return found[1] if found else None
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], Any] | None:
-    """What is in a file; None, with a warning, if it is damaged."""
-    try:
-        return store.load(path)
-    except (OSError, ValueError) as error:
-        warnings.warn(f"checkpoint: {path} cannot be read and is left out: {error}", stacklevel=2)
-        return None

@@ -3,33 +3,36 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from skorch.callbacks import Callback
 
-# Training that goes well has left this share of the loss of the frequencies behind.
+from sktransformers.inputs.batching import flat, take
+
+# A loss above this share of the best constant prediction's has hardly left it.
 _SHARE = 0.99
-_MIN_STEPS = 20  # after fewer it has hardly begun
+_MIN_STEPS = 20  # after fewer, training has hardly begun
+_MOST_ROWS = 1_000  # that are looked at
 
 
 class Collapse(Callback):
     """Warn of training that has not come beyond the frequencies of the classes.
 
-    That is so if in an epoch all rows are predicted to be of one class, and the training loss is
-    about that of the best constant prediction. It is said once: after a second such epoch in a
-    row, or at the end of training. Has to run after `EpochHistory`, whose sums it reads: there has
-    to be a tally ``predicted``, the number of rows that were predicted to be of each class.
+    That is so if the training loss of an epoch is about that of the best constant prediction, and
+    at its end the model predicts one class for all training rows, with a loss no better than that
+    either. It is said once: after a second such epoch in a row, or at the end of training. Only
+    where the loss looks so, the model is looked at.
 
     Parameters
     ----------
-    loss : float
-        That of the best constant prediction.
     names : sequence of str
-        Those of the classes.
+        Those of the classes. The net needs a tally ``predicted``, which counts the rows that are
+        predicted to be of each; and a criterion with ``of_frequencies``.
     warn : callable
         ``warn(message)``.
     """
 
-    def __init__(self, loss: float, names: Sequence[str], warn: Callable[[str], None]):
-        self.loss = loss
+    def __init__(self, names: Sequence[str], warn: Callable[[str], None]):
         self.names = names
         self.warn = warn
 
@@ -48,19 +51,39 @@ class Collapse(Callback):
 
     def _look(self, net: Any) -> str:
         """What there is to say of this epoch; empty if nothing."""
-        counts = dict(net.callbacks_)["history"].sums_["train"]["predicted"]
-        (classes,) = counts.nonzero(as_tuple=True)
-        row = net.history[-1]
-        loss = row["train_loss"]
-        if len(classes) > 1 or net.n_made < _MIN_STEPS or not loss >= _SHARE * self.loss:
+        n_rows = len(net.batches_.dataset)
+        least = _SHARE * self._least(net, np.arange(n_rows))
+        if net.n_made < _MIN_STEPS or not net.history[-1, "train_loss"] >= least:
+            return ""
+        some = np.unique(np.linspace(0, n_rows - 1, min(n_rows, _MOST_ROWS)).astype(int))
+        counts, total, weight = 0, 0.0, 0.0
+        for begin in range(0, len(some), net.batch_size):
+            batch = net.batches_.dataset.take(some[begin : begin + net.batch_size])
+            step = net.validation_step(batch)
+            counts = counts + step["sums"]["predicted"]
+            if (counts > 0).sum() > 1:
+                return ""
+            total += float(step["loss"]) * step["weight"]
+            weight += step["weight"]
+        loss, least = total / weight, self._least(net, some)
+        if not loss >= _SHARE * least:
             return ""
         return (
-            f"The model has learnt nothing: in epoch {row['epoch']} it predicted the class "
-            f"{self.names[int(classes[0])]!r} for all rows of X, and its training loss of "
-            f"{loss:.4g} is about what the frequencies of the classes alone give, {self.loss:.4g}. "
-            f"A smaller lr may help (lr={net.optimizer_.defaults['lr']:.3g} here), a longer "
-            f'warmup, head_init="probe", or more epochs.'
+            f"The model has learnt nothing: after epoch {net.history[-1, 'epoch']} it predicts the "
+            f"class {self.names[int(torch.as_tensor(counts).argmax())]!r} for all of {len(some)} "
+            f"training rows, with a loss of {loss:.4g}; what is known of the frequencies of the "
+            f"classes alone gives {least:.4g}. A smaller lr may help "
+            f'(lr={net.optimizer_.defaults["lr"]:.3g} here), a longer warmup, head_init="probe", '
+            f"or more epochs."
         )
+
+    def _least(self, net: Any, rows: np.ndarray) -> float:
+        """Loss of the best constant prediction for some rows."""
+        dataset = net.batches_.dataset
+        targets, weights = (
+            torch.as_tensor(flat(take(x, rows))) for x in (dataset.targets, dataset.weights)
+        )
+        return float(net.criterion_.of_frequencies(targets, weights, len(self.names)))
 
     def _say(self) -> None:
         if not self.is_said_:

@@ -8,6 +8,8 @@ A state is found by the content of all that decides it: the encoded rows and the
 weights before the first step, and the parameters. Nothing in it is a text of the user's.
 """
 
+import contextlib
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +19,8 @@ from skorch.callbacks import Callback
 
 from sktransformers.training import store
 from sktransformers.training.state import Place, State
+
+_STATE = re.compile(r"([0-9a-f]+)-(\d{1,9})\.safetensors")
 
 
 class States:
@@ -44,9 +48,16 @@ class States:
         """The state after the most epochs, at most so many."""
         own = {n: path for path, name, n in self._files() if name == self.training}
         for n in sorted((n for n in own if n <= n_epochs), reverse=True):
-            found = store.read(own[n])
-            if found is not None:
-                return State(*found)
+            found = store.read(own[n], self.max_mb * 2**20)
+            if found is None:
+                continue
+            try:
+                state = State.of_tensors(*found)
+                if state.n_epochs != n:
+                    raise ValueError("it has another name than it was written under")
+                return state
+            except ValueError as error:
+                store.leave_out(own[n], error)
         return None
 
     def keep(self, state: State, came_from: int) -> None:
@@ -57,6 +68,7 @@ class States:
         of candidates that have lost.
         """
         try:
+            store.check_place(self._path(0).parent, self.folder)
             if not store.make_room(self.folder, self.max_mb, state.n_bytes):
                 return
             store.write(self._path(state.n_epochs), state.tensors, state.about)
@@ -65,16 +77,23 @@ class States:
             return
         for path, name, n in self._files():
             if n < (state.n_epochs if name == self.training else came_from):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # another time
+                    path.unlink(missing_ok=True)
 
     def _path(self, n_epochs: int) -> Path:
         return self.folder / "states" / self.data / f"{self.training}-{n_epochs}.safetensors"
 
     def _files(self) -> Iterable[tuple[Path, str, int]]:
         """States of the same rows: path, fingerprint and number of epochs."""
-        for path in self._path(0).parent.glob("*-*.safetensors"):
-            name, _, n_epochs = path.stem.partition("-")
-            yield path, name, int(n_epochs)
+        folder = self._path(0).parent
+        try:
+            store.check_place(folder, self.folder)
+        except OSError:  # `keep` says so
+            return
+        for path in folder.glob("*.safetensors"):
+            found = _STATE.fullmatch(path.name)
+            if found:
+                yield path, found[1], int(found[2])
 
 
 class Continue(Callback):

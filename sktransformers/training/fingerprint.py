@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import types
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import joblib
@@ -38,7 +39,10 @@ def fingerprint(*things: Any, guess: bool = False) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     versions = [importlib.metadata.version(name) for name in _VERSIONS]
-    _feed(digest, (_FORMAT, versions, things), guess)
+    try:
+        _feed(digest, (_FORMAT, versions, things), guess)
+    except RecursionError as error:  # it holds itself
+        raise TypeError("what holds itself cannot be told from others by its content") from error
     return digest.hexdigest()
 
 
@@ -69,16 +73,29 @@ def _parts(thing: Any, guess: bool) -> Iterable[Any]:
         return thing.get_params(deep=False).items()
     if dataclasses.is_dataclass(thing):
         return [getattr(thing, field.name) for field in dataclasses.fields(thing)]
-    if guess and isinstance(thing, types.FunctionType):
-        code = thing.__code__
-        plain = [x for x in code.co_consts if x is None or isinstance(x, (str, bytes, int, float))]
-        return thing.__module__, thing.__qualname__, code.co_code, code.co_names, plain
     if guess:
-        try:
-            return [joblib.hash(thing)]
-        except Exception as error:  # of pickle, or of the object's own methods
-            raise TypeError(_unknown(thing)) from error
+        return _guessed(thing)
     raise TypeError(_unknown(thing))
+
+
+def _guessed(thing: Any) -> Iterable[Any]:
+    kind = type(thing)
+    if isinstance(thing, types.CodeType):
+        return thing.co_code, thing.co_names, thing.co_consts
+    if isinstance(thing, frozenset):
+        return sorted(map(repr, thing))
+    if isinstance(thing, types.FunctionType):
+        closed = [cell.cell_contents for cell in thing.__closure__ or ()]
+        what = thing.__code__, thing.__defaults__, thing.__kwdefaults__, closed
+        return thing.__module__, thing.__qualname__, *what
+    if isinstance(thing, partial):
+        return thing.func, thing.args, thing.keywords
+    try:
+        return [joblib.hash(thing)]
+    except Exception as error:  # of pickle, or of the object's own methods
+        if kind.__module__ == "builtins" or not hasattr(thing, "__dict__"):
+            raise TypeError(_unknown(thing)) from error
+    return kind.__module__, kind.__qualname__, vars(thing)
 
 
 def _unknown(thing: Any) -> str:

@@ -10,17 +10,18 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 import transformers
 from torch import Tensor
@@ -35,6 +36,7 @@ _FORMAT = 2  # of the files, and of what their numbers mean
 _MB = 2**20
 _PIECE = 2**15  # vectors that are computed before they are put away
 _MOST_A_FILE = 256 * _MB  # bytes that are read and checked at once
+_NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 _N_TRIED = 5  # sequences of a trial
 # Of a configuration, what says nothing about numbers.
 _NAMES = {"_name_or_path", "transformers_version", "id2label", "label2id", "problem_type"}
@@ -57,6 +59,7 @@ class Features:
 
     def __init__(self, keys: list[bytes], sizes: np.ndarray, flat: np.ndarray, path: str | None):
         self.numbers = {key: i for i, key in enumerate(keys)}
+        self.sizes = sizes
         self.places = Ragged(np.empty(0), starts(sizes))
         self.flat = flat
         self.path = path
@@ -199,7 +202,7 @@ class Frozen:
         predictor : Predictor
             Runs the model, in the precision of training.
         """
-        depths = list(dict.fromkeys(n for n in map(depth, epochs) if n > 0))
+        depths = [n for n in _values(depth, epochs) if n > 0]
         folder = self._folder(model) if depths else None
         if not depths or not (self.cache.max_ram_mb or folder):
             return
@@ -236,7 +239,7 @@ class Frozen:
             if self._recalled is None:  # the weights do not change from one call to the next
                 self._recalled = self._name(math.inf)
             space = Space(folder, self._recalled, self.cache.max_disk_mb)
-            for number in space.read(features):
+            for number in space.read(features, self._dtypes()):
                 del features.numbers[keys[number]]
         del self._model
 
@@ -276,6 +279,12 @@ class Frozen:
         some = order[np.linspace(0, len(order) - 1, _N_TRIED).astype(int)]
         return pad(_bare(encoded), np.unique(some), pad_id, self._model.device)
 
+    def _dtypes(self) -> set[torch.dtype]:
+        """Types that vectors may be computed in."""
+        dtype = self._model.backbone.dtype
+        autocast = self.autocast_dtype
+        return {dtype} if autocast is None else {dtype, autocast, torch.float32}
+
     def _say(self, message: str) -> None:
         if self.verbose:
             print(message)
@@ -299,7 +308,7 @@ class Frozen:
         if folder is not None:
             for depth in depths:
                 space = Space(folder, self._name(depth), self.cache.max_disk_mb)
-                missing[depth] = space.read(self._features[depth])
+                missing[depth] = space.read(self._features[depth], self._dtypes())
                 spaces[depth] = space
         wanted = np.unique(np.concatenate(list(missing.values())))
         wanted = wanted[np.argsort(-encoded.sequences.lengths[wanted], kind="stable")]
@@ -311,7 +320,8 @@ class Frozen:
                 for depth, part in zip(depths, found.chunk(len(depths), dim=1)):
                     self._features[depth].put(piece, part)
         for depth, space in spaces.items():
-            space.write(self._features[depth], keys, missing[depth])
+            if not space.write(self._features[depth], keys, missing[depth]):
+                break  # it has said why
         self._say(
             f"Frozen parts of the backbone run once: {len(wanted)} of {len(keys)} distinct "
             f"sequences, the others are in {folder}."
@@ -342,8 +352,21 @@ class Frozen:
                 in_ram -= n_bytes
                 flat = np.empty(shape, dtype)
             else:
-                where = self._scratch_folder(folder)
-                if n_bytes > min(on_disk, shutil.disk_usage(where).free):
+                try:
+                    where = self._scratch_folder(folder)
+                    too_much = n_bytes > min(on_disk, shutil.disk_usage(where).free)
+                    if not too_much:
+                        path = os.path.join(where, f"{uuid.uuid4().hex}.features")
+                        _reserve(path, n_bytes)
+                        flat = np.memmap(path, dtype, "r+", shape=shape)
+                except OSError as error:
+                    warnings.warn(
+                        f"The frozen part of the backbone is computed in every epoch: what it "
+                        f"gives could not be kept on disk: {error}",
+                        stacklevel=2,
+                    )
+                    break
+                if too_much:
                     self._say(
                         f"The frozen part of the backbone is computed in every epoch: keeping "
                         f"what it gives takes {n_bytes / _MB:.0f} MB, more than there is "
@@ -351,12 +374,6 @@ class Frozen:
                     )
                     continue
                 on_disk -= n_bytes
-                path = os.path.join(where, f"{uuid.uuid4().hex}.features")
-                with open(path, "wb") as file:
-                    file.truncate(n_bytes)
-                    if hasattr(os, "posix_fallocate"):  # a full disk would kill the process
-                        os.posix_fallocate(file.fileno(), 0, n_bytes)
-                flat = np.memmap(path, dtype, "r+", shape=shape)
             self._features[depth] = Features(keys, sizes, flat, path)
             made.append(depth)
         return made
@@ -424,40 +441,59 @@ class Space:
         self.folder = folder / "features" / name
         self.max_mb = max_mb
 
-    def read(self, features: Features) -> np.ndarray:
-        """Fill in what the files have; return the numbers of the sequences that are missing."""
+    def read(self, features: Features, dtypes: Collection[torch.dtype]) -> np.ndarray:
+        """Fill in what the files have; return the numbers of the sequences that are missing.
+
+        dtypes are those that the model can have computed them in.
+        """
         missing = set(range(len(features.numbers)))
-        for path in sorted(self.folder.glob("*.safetensors")):
+        try:
+            store.check_place(self.folder, self.root)
+            paths = sorted(path for path in self.folder.glob("*") if _NAME.fullmatch(path.name))
+        except OSError as error:
+            warnings.warn(f"memory: nothing is read: {error}", stacklevel=2)
+            paths = []
+        for path in paths:
             if not missing:
                 break
             if _may_hold(path, features.numbers, missing):
-                missing -= self._read(path, features, missing)
+                missing -= self._read(path, features, missing, dtypes)
         return np.array(sorted(missing), np.int64)
 
-    def _read(self, path: Path, features: Features, missing: set[int]) -> set[int]:
+    def _read(
+        self,
+        path: Path,
+        features: Features,
+        missing: set[int],
+        dtypes: Collection[torch.dtype],
+    ) -> set[int]:
         found = store.read(path)
         if found is None:
-            warnings.warn(
-                f"{path} was damaged and has been deleted; what it held is computed again.",
-                stacklevel=2,
-            )
             return set()
-        tensors, about = found
-        places = Ragged(np.empty(0), starts(tensors["sizes"].numpy()))
-        numbers = [features.numbers.get(key, -1) for key in _split(tensors["keys"])]
-        theirs = np.array([i for i, n in enumerate(numbers) if n in missing], np.int64)
-        ours = np.array([numbers[i] for i in theirs], np.int64)
-        features.flat[features.places.positions(ours)] = tensors["vectors"].numpy()[
-            places.positions(theirs)
-        ]
-        features.dtype = getattr(torch, about["dtype"])
+        try:
+            tensors, about = found
+            dtype = next((x for x in dtypes if about == _about(x)), None)
+            if dtype is None:
+                raise ValueError("it is of another type than the model gives")
+            keys, sizes, vectors = _parts_of(tensors, features.flat)
+            numbers = [features.numbers.get(key, -1) for key in keys]
+            theirs = np.array([i for i, n in enumerate(numbers) if n in missing], np.int64)
+            ours = np.array([numbers[i] for i in theirs], np.int64)
+            if len(set(keys)) < len(keys) or (sizes[theirs] != features.sizes[ours]).any():
+                raise ValueError("it has another number of vectors than its sequences have")
+        except (KeyError, TypeError, ValueError) as error:
+            store.leave_out(path, ValueError(f"{error}"))
+            return set()
+        places = Ragged(np.empty(0), starts(sizes))
+        features.flat[features.places.positions(ours)] = vectors[places.positions(theirs)]
+        features.dtype = dtype
         return set(ours.tolist())
 
-    def write(self, features: Features, keys: list[bytes], which: np.ndarray) -> None:
-        """Write the features of some sequences, for other trainings."""
+    def write(self, features: Features, keys: list[bytes], which: np.ndarray) -> bool:
+        """Write the features of some sequences, for other trainings; False if that failed."""
         n_bytes = features.places.lengths[which] * features.flat[:1].nbytes
         parts = (np.cumsum(n_bytes) - n_bytes) // _MOST_A_FILE
-        about = {"dtype": str(features.dtype).removeprefix("torch.")}
+        about = _about(features.dtype)
         for part in np.split(which, np.flatnonzero(np.diff(parts)) + 1):
             if len(part) == 0:
                 continue
@@ -469,25 +505,90 @@ class Space:
             path = self.folder / f"{uuid.uuid4().hex}.safetensors"
             try:
                 n_bytes = sum(array.nbytes for array in tensors.values())
+                if not np.isfinite(tensors["vectors"]).all():
+                    continue  # nobody could tell it from a damaged file
+                store.check_place(path.parent, self.root)
                 if store.make_room(self.root, self.max_mb, n_bytes):
                     store.write(path, {k: torch.tensor(v) for k, v in tensors.items()}, about)
             except OSError as error:
                 warnings.warn(f"memory does not keep features: {error}", stacklevel=2)
-                return
+                return False
+        return True
+
+
+def _reserve(path: str, n_bytes: int) -> None:
+    """Make a file of so many bytes."""
+    try:
+        with open(path, "wb") as file:
+            file.truncate(n_bytes)
+            if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def _values(depth: Callable[[int], float], epochs: range) -> list[float]:
+    """The values of a function that never rises, however many epochs there are."""
+    found: list[float] = []
+    begin = 0
+    while begin < len(epochs):
+        found.append(depth(epochs[begin]))
+        begin = bisect_right(epochs, -found[-1], lo=begin, key=lambda epoch: -depth(epoch))
+    return found
 
 
 def _may_hold(path: Path, numbers: dict[bytes, int], missing: set[int]) -> bool:
     """Whether a file has something that is missing, or cannot be read."""
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            return any(numbers.get(key) in missing for key in _split(file.get_tensor("keys")))
+        keys = store.peek(path, "keys")
+        return any(numbers.get(key) in missing for key in _split(keys))
     except FileNotFoundError:  # another process has just deleted it
         return False
-    except Exception:
+    except (OSError, ValueError):
         return True
 
 
+def _about(dtype: torch.dtype | None) -> dict[str, Any]:
+    """What a file says about its vectors."""
+    return {"dtype": str(dtype).removeprefix("torch.")}
+
+
+def _parts_of(
+    tensors: dict[str, Tensor], like: np.ndarray
+) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+    """Keys, sizes and vectors of a file, if they are what `Space.write` writes.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If they are not.
+    """
+    keys = _split(tensors["keys"])
+    sizes, vectors = (tensors[name].numpy() for name in ("sizes", "vectors"))
+    if sizes.dtype != np.int64 or sizes.shape != (len(keys),):
+        raise ValueError("its sizes are none")
+    if vectors.dtype != like.dtype or vectors.shape != (len(vectors), like.shape[1]):
+        raise ValueError("its vectors are of another shape or type")
+    # Each by itself: a sum of large ones could come out right.
+    if (sizes < 0).any() or (sizes > len(vectors)).any() or sizes.sum() != len(vectors):
+        raise ValueError("its sizes are not those of its vectors")
+    if not np.isfinite(vectors).all():
+        raise ValueError("its vectors are no numbers")
+    return keys, sizes, vectors
+
+
 def _split(keys: Tensor) -> list[bytes]:
+    """Keys of a file.
+
+    Raises
+    ------
+    ValueError
+        If they are none.
+    """
+    if keys.dtype != torch.uint8 or keys.ndim != 2 or keys.shape[1] != 16:
+        raise ValueError("its keys are none")
     data = keys.numpy().tobytes()
     return [data[i : i + 16] for i in range(0, len(data), 16)]
 

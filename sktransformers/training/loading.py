@@ -111,10 +111,18 @@ def as_backbone(backbone: Any) -> Backbone:
     else:
         name, backbone = backbone, Backbone(backbone)
     if not isinstance(name, (str, os.PathLike, PreTrainedModel)) or name == "":
-        got = "an empty str" if name == "" else f"one of type {type(name).__name__}"
+        got = "an empty str" if isinstance(name, str) else f"one of type {type(name).__name__}"
         raise TypeError(  # without the value: a dict of options may hold a token
             f"backbone must be a hub id, a directory, a PreTrainedModel or "
             f"sktransformers.Backbone; got {got}."
+        )
+    tokenizer = backbone.tokenizer
+    known = (str, os.PathLike, transformers.PreTrainedTokenizerBase, type(None))
+    if not isinstance(tokenizer, known) or tokenizer == "":
+        got = "an empty str" if isinstance(tokenizer, str) else f"a {type(tokenizer).__name__}"
+        raise TypeError(
+            f"Backbone(tokenizer=...) must be a hub id, a directory, a tokenizer of transformers "
+            f"or None; got {got}."
         )
     if not isinstance(backbone.dtype, str) or not isinstance(
         getattr(torch, backbone.dtype, None), torch.dtype
@@ -727,7 +735,10 @@ def _load_tokenizer(source: Source | None, spec: Backbone) -> Any:
     if isinstance(spec.tokenizer, transformers.PreTrainedTokenizerBase):
         return spec.tokenizer
     if spec.tokenizer is not None:
-        source = locate(spec.tokenizer, spec)
+        try:
+            source = locate(spec.tokenizer, spec)
+        except ValueError as error:
+            raise ValueError(f"Backbone(tokenizer=...): {error}") from error
     assert source is not None  # a model without a source was refused before
     return _tokenizers.get(source.key(spec), functools.partial(_read_tokenizer, source))
 

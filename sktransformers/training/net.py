@@ -190,7 +190,7 @@ class FineTuningNet(skorch.NeuralNet):
     frozen : Frozen, default=None
         What frozen parts of the module give for sequences.
     tallies : dict of str to callable, default=None
-        As metrics, for callbacks: their sums do not go into the history.
+        As metrics, for callbacks that call ``validation_step``; not for the history.
     places : ndarray of int, default=None
         Positions in X of the rows of the data set, for error messages: -1 where one comes from
         elsewhere; None if a row is not one of X.
@@ -490,7 +490,7 @@ class FineTuningNet(skorch.NeuralNet):
         device = self._device()
         # A batch in which nothing weighs has a loss of zero, not of 0 / 0.
         total_weight = max(float(flat(weights).sum()), torch.finfo(torch.float32).tiny)
-        measures = self.metrics | self.tallies
+        measures = self.metrics if backward else self.metrics | self.tallies
         sums: dict[str, Any] = dict.fromkeys(measures, 0)
         precision = torch.promote_types(next(self.module_.parameters()).dtype, torch.float32)
         loss = torch.zeros((), device=device, dtype=precision)

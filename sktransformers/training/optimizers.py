@@ -140,6 +140,13 @@ def build_optimizer(
             in_head = id(parameter) not in rates
             rate = head_lr if in_head else rates[id(parameter)]
             grouped.setdefault((in_head, -rate, parameter.ndim <= 1), []).append(parameter)
+    highest = max((-minus_rate for _, minus_rate, spared in grouped if not spared), default=0.0)
+    if highest * weight_decay > 1:
+        raise ValueError(
+            f"weight_decay={weight_decay} and lr={lr:.3g} contradict each other: a step takes the "
+            f"product of decay and rate, here up to {highest:.3g}, of each weight, and there is no "
+            f"more than all of it."
+        )
     native = cls is torch.optim.AdamW
     groups = []
     for (_, minus_rate, spared), parameters in sorted(grouped.items(), key=lambda item: item[0]):

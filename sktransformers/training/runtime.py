@@ -39,7 +39,7 @@ def named_device(device: Any) -> torch.device | None:
     ValueError
         If torch knows no such device.
     """
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return None
     try:
         return torch.device(device)

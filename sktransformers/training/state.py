@@ -19,6 +19,17 @@ from sktransformers.training.moments import Moments
 from sktransformers.training.schedules import Plateau
 
 _TENSOR = "$tensor"
+# What is there, and the types that it may be of.
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("n_epochs", "n_steps", "step"), (int,)),
+    "n_batches": (int, type(None)),
+    "is_finished": (bool,),
+    "generators": (list,),
+    "budget": (list,),
+    **dict.fromkeys(("callbacks", "moments", "scaler"), (dict,)),
+}
+# What fails where it is not of this training.
+_MISFITS = (AttributeError, LookupError, OverflowError, RecursionError, RuntimeError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -84,9 +95,31 @@ class State:
             "step": net.scheduler_.last_epoch,
             "schedule": schedule,
             "scaler": net.scaler_.state_dict(),
+            "budget": net.budget.left,
             "moments": about_moments,
             "callbacks": callbacks,
         }
+        return cls(tensors, about)
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], about: Any) -> "State":
+        """What a file holds.
+
+        Raises
+        ------
+        ValueError
+            If it has not the form of a state.
+        """
+        if not isinstance(about, dict):
+            raise ValueError("it is no state of training")
+        for name, kinds in _KINDS.items():
+            # A bool is an int to Python.
+            if name not in about or type(about[name]) not in kinds:
+                raise ValueError(f"it is no state of training: {name} is {about.get(name)!r:.50}")
+            if type(about[name]) is int and about[name] < 0:
+                raise ValueError(f"it is no state of training: {name} is negative")
+        if about["is_finished"] and (about["n_batches"] is not None or about["n_epochs"] == 0):
+            raise ValueError("it is no state of training: it has ended before it has begun")
         return cls(tensors, about)
 
     def load_into(self, net: Any, generators: Iterable[np.random.Generator]) -> "Place":
@@ -99,25 +132,20 @@ class State:
         """
         try:
             return self._load_into(net, list(generators))
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        except _MISFITS as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def _load_into(self, net: Any, generators: list[np.random.Generator]) -> "Place":
         about, random = self.about, _random(net)
         own = {f"weights/{name}": tensor for name, tensor in _changing(net)}
         own |= {f"random/{name}": state for name, (state, _) in random.items()}
-        self._check(own)
+        check_alike(self.tensors, own)
         moments = Moments.of_tensors(self.tensors, about["moments"])
-        _check_moments(moments, net.module_)
-        history = json.loads(self.tensors["history"].numpy().tobytes())
-        n_batches = about["n_batches"]
-        if (
-            not all(isinstance(row, dict) for row in history)
-            or len(history) != self.n_epochs + self.is_midway
-            or not 0 <= self.n_epochs <= net.max_epochs
-            or len(about["generators"]) != len(generators)
-        ):
-            raise ValueError("it does not fit the rows and the number of epochs")
+        _check_moments(moments, net)
+        history = self._history(net.max_epochs)
+        if len(about["generators"]) != len(generators):
+            raise ValueError("it has not the random states of this training")
+        net.budget.restrict(about["budget"])
         for generator, state in zip(generators, about["generators"]):
             generator.bit_generator.state = state
         net.scaler_.load_state_dict(about["scaler"])
@@ -136,6 +164,7 @@ class State:
             for name, tensor in _changing(net):
                 tensor.copy_(self.tensors[f"weights/{name}"])
         batches = history[-1]["batches"] if self.is_midway else []
+        n_batches = about["n_batches"]
         return Place(self.n_steps, n_batches, self.is_finished, about["generators"], batches)
 
     def remind(self, net: Any) -> None:
@@ -148,17 +177,21 @@ class State:
         for name, callback in _remembering(net):
             callback.load_state_dict(states[name])
 
-    def _check(self, own: Mapping[str, Tensor]) -> None:
-        """Check that tensors are like those that they take the place of."""
-        for name, tensor in own.items():
-            found = self.tensors.get(name)
-            if found is None:
-                raise ValueError(f"{name} is missing")
-            if found.shape != tensor.shape or found.dtype != tensor.dtype:
-                raise ValueError(
-                    f"{name} is of shape {tuple(found.shape)} and {found.dtype}; expected "
-                    f"{tuple(tensor.shape)} and {tensor.dtype}"
-                )
+    def _history(self, max_epochs: int) -> list[dict[str, Any]]:
+        """Rows of the history, the last of which may be of an epoch that is not finished."""
+        history = json.loads(self.tensors["history"].numpy().tobytes())
+        if len(history) != self.n_epochs + self.is_midway or len(history) > max_epochs:
+            raise ValueError("it does not fit the number of epochs")
+        for i, row in enumerate(history):
+            n_batches = len(row["batches"])
+            is_whole = i < self.n_epochs
+            if row["epoch"] != i + 1 or not all(isinstance(x, dict) for x in row["batches"]):
+                raise ValueError(f"row {i} of its history is none")
+            if is_whole and not {"train_loss", "tokens_per_second"} <= row.keys():
+                raise ValueError(f"row {i} of its history is not whole")
+            if not is_whole and n_batches != self.about["n_batches"]:
+                raise ValueError(f"its history has {n_batches} batches of the last epoch")
+        return history
 
 
 @dataclass
@@ -186,9 +219,40 @@ class Place:
     batches: list[dict[str, Any]]
 
 
-def _check_moments(moments: Moments, model: torch.nn.Module) -> None:
-    """Check that nothing would fail in a later step."""
-    for name, parameter in model.named_parameters():
+def check_alike(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Check that tensors are like those that they take the place of.
+
+    Raises
+    ------
+    ValueError
+        If one is missing, or has another shape or type, or is not finite.
+    """
+    for name, tensor in own.items():
+        other = found.get(name)
+        if other is None:
+            raise ValueError(f"{name} is missing")
+        if other.shape != tensor.shape or other.dtype != tensor.dtype:
+            raise ValueError(
+                f"{name} is of shape {tuple(other.shape)} and {other.dtype}; expected "
+                f"{tuple(tensor.shape)} and {tensor.dtype}"
+            )
+        if not other.isfinite().all() and tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+
+
+def _check_moments(moments: Moments, net: Any) -> None:
+    """Check that nothing is left out, and that nothing would fail in a later step."""
+    own = Moments.of(net)
+    if (moments.kind, moments.table) != (own.kind, own.table):
+        raise ValueError(f"it is of the optimizer {moments.kind[0]}; this one is {own.kind[0]}")
+    ids = [[] if x.ids is None else x.ids.tolist() for x in (own, moments)]
+    if ids[0] != ids[1]:
+        raise ValueError("it is of other tokens")
+    shapes = {name: tuple(p.shape) for name, p in net.module_.named_parameters()}
+    for name in moments.tensors:
+        if shapes.get(name) != moments.shapes[name]:
+            raise ValueError(f"{name} has moments, but the model has no such parameter")
+    for name, parameter in net.module_.named_parameters():
         for key, value in moments.tensors.get(name, {}).items():
             if not isinstance(value, Tensor) or value.ndim == 0:
                 continue
