@@ -2,6 +2,7 @@
 # make test   lint, types, tests
 # make docs   the documentation, in docs/_build
 # make bench  the benchmark against transformers.Trainer
+# make fuzz   10,000 combinations of parameters, sane and absurd; minutes
 # make soak   many fits, predictions and kills: nothing grows, nothing is lost; minutes
 # Each creates .venv and installs what it needs; a second run finds it installed.
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs bench soak clean
+.PHONY: demo test lint docs bench fuzz soak clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -30,6 +31,9 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python examples/benchmarks/finetune.py
+
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/robustness/fuzzing.py --cases 10000 --jobs 2
 
 soak: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/robustness/soak.py

@@ -127,7 +127,7 @@ class Batcher:
         self.arrived.set()
 
 
-def make_app(clf, max_waiting=512, max_batch=64, timeout=10):
+def make_app(clf, max_waiting=256, max_batch=64, timeout=10):
     """An application that serves a fitted classifier.
 
     At most max_waiting texts wait, and no request for longer than timeout seconds.

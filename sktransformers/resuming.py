@@ -1,5 +1,6 @@
 """What a training goes on from that was made before: checkpoints, and states of searches."""
 
+import json
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any
@@ -179,6 +180,14 @@ def _about(callback: Any) -> list[Any]:
 def _beginning(options: Options, model: Any) -> list[Any]:
     """The model before the first step."""
     return [
-        [repr(model), model.config.to_json_string(use_diff=False)],
+        [
+            repr(model),
+            json.loads(model.config.to_json_string(use_diff=False), object_hook=_nameless),
+        ],
         [(name, tensor.requires_grad, tensor) for name, tensor in tensors_of(model)],
     ]
+
+
+def _nameless(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the place that it was read from."""
+    return {name: value for name, value in config.items() if name != "_name_or_path"}

@@ -163,6 +163,27 @@ BAD_OBJECTS = {
     "named callback": Bad(
         r"callbacks\[0\] is \('a', 3\)", params={"callbacks": [("a", 3)]}, error=TypeError
     ),
+    "name of ours": Bad(
+        r"callbacks\[0\] has the name 'history', which a callback of this package",
+        params={"callbacks": [("history", BatchHistory())]},
+    ),
+    "name of another": Bad(
+        r"callbacks\[1\] has the name 'mine', which another one has",
+        params={"callbacks": [("mine", BatchHistory()), ("mine", BatchHistory())]},
+    ),
+    "name that is none": Bad(
+        r"callbacks\[0\] is \(1", params={"callbacks": [(1, BatchHistory())]}, error=TypeError
+    ),
+    "no tokenizer": Bad(
+        r"Backbone\(tokenizer=.*got a int", params={"backbone": Backbone("a/b", tokenizer=3)},
+        error=TypeError,
+    ),
+    "infinite rate": Bad("'lr' parameter of", params={"lr": float("inf")}),
+    "infinite penalty": Bad("'l2' parameter of AdamW", params={"optimizer": AdamW(l2=np.inf)}),
+    "Series as augmenter": Bad(
+        "augment is .*expected an augmenter", params={"augment": pd.Series(["a"])}, error=TypeError
+    ),
+    "array as device": Bad("is no device", params={"device": np.array(["cpu", "cuda"])}),
     "device": Bad("device='nonesuch' is no device", params={"device": "nonesuch"}),
     "no such device": Bad("device='cuda:99' is not available", params={"device": "cuda:99"}),
 }
@@ -211,6 +232,10 @@ NEEDS_LOADING = {
     "no such id": Bad("'org/nonesuch' could not be found", params={"backbone": "org/nonesuch"}),
     "longer than positions": Bad(
         "max_length=65 is more than the 64 tokens", params={"max_length": 65}
+    ),
+    "decay beyond nothing": Bad(
+        "weight_decay=300 and lr=0.01 contradict each other",
+        params={"weight_decay": 300, "lr": 1e-2},
     ),
     "no room for text": Bad("max_length=2 leaves no room", params={"max_length": 2}),
 }

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from numpy.testing import assert_allclose
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
+from skorch.history import History
 
 from sktransformers import SGD, AdamW, BatchHistory, FocalLoss, Linear, MLPHead
 from sktransformers.modules import losses
 from sktransformers.modules.heads import BatchNorm
 from sktransformers.training import divergence
 from sktransformers.training.collapse import Collapse
+from sktransformers.training.net import EncodedDataset
 
 X, Y = make_texts(40)
 STEADY = {"schedule": "constant", "warmup": 0, "lr": 1e-2}
@@ -200,7 +203,7 @@ def test_the_range_test_ends_there(make_clf, spoil):
 
 
 def test_a_real_one(make_clf):
-    clf = make_clf(lr=1e30, optimizer=SGD(max_grad_norm=None), max_epochs=9)
+    clf = make_clf(lr=6e4, optimizer=SGD(max_grad_norm=None), max_epochs=40)
     clf.set_params(warmup=0, weight_decay=0.0)
     with pytest.raises(FloatingPointError, match="learning rate of"):
         clf.fit(X, Y)
@@ -341,6 +344,33 @@ def test_not_said_without_a_reason(make_clf, case):
         assert collapses(clf.set_params(warm_start=True), BOTH[0][:40], ["food"] * 40) == []
         return
     assert collapses(clf, texts, y) == []
+
+
+@pytest.mark.parametrize("loss", [0.3, 0.33])
+def test_not_said_of_an_epoch_that_only_began_badly(loss):
+    """One class is predicted, and the mean over the epoch is bad; but the loss is not, by now."""
+    targets, weight = np.arange(100) < 10, np.ones(100)
+    dataset = EncodedDataset(np.zeros(100), targets.astype(int), weight)
+    dataset.take = lambda rows: rows
+    net = SimpleNamespace(
+        batches_=SimpleNamespace(dataset=dataset),
+        batch_size=8,
+        criterion_=losses.CrossEntropy(),
+        history=History(),
+        n_made=20,
+        optimizer_=SimpleNamespace(defaults={"lr": 1e-3}),
+        validation_step=lambda rows: {
+            "sums": {"predicted": torch.tensor([len(rows), 0])},
+            "loss": torch.tensor(loss),
+            "weight": float(len(rows)),
+        },
+    )
+    net.history.new_epoch()
+    net.history.record("train_loss", 0.6)
+    net.history.record("epoch", 1)
+    said = Collapse(["frequent", "rare"], print)._look(net)
+    assert bool(said) == (loss > 0.99 * 0.3251)
+    assert not said or ("'frequent'" in said and "0.33" in said)
 
 
 def test_not_said_after_ctrl_c(make_clf):

@@ -19,10 +19,11 @@ from skorch.callbacks import Callback, EarlyStopping
 from transformers.models.bert.modeling_bert import BertLayer
 
 import sktransformers
-from sktransformers import AdamW, BatchHistory, GradualUnfreezing, LoRA
+from sktransformers import AdamW, BatchHistory, Checkpoint, GradualUnfreezing, LoRA
 from sktransformers.inputs.encoding import TextEncoder
 from sktransformers.training import vocabulary
 from sktransformers.training.averaging import AverageWeights
+from sktransformers.training.callbacks import ValidationScore
 
 X, Y = make_texts(40)
 # Epochs that do not hang on how many follow.
@@ -189,7 +190,9 @@ def test_with_validation_the_best_epoch_is_left(make_clf, press_in, monkeypatch,
     for row, expected in zip(clf.history_, two.history_, strict=True):
         assert row["valid_loss"] == expected["valid_loss"] and row.keys() == expected.keys()
     assert_same(weights(clf), weights(two), rtol=0, atol=0)
+    best = int(np.argmin([row["valid_loss"] for row in clf.history_]))
     assert clf._held_out == two._held_out
+    assert clf._held_out["epoch"] == best or place == "scoring"
 
 
 def test_with_validation_and_no_whole_epoch(make_clf, press_in, tmp_path):
@@ -372,6 +375,33 @@ def test_a_press_at_the_end_of_an_epoch_is_told_from_a_callback_that_stops(make_
         clf.fit(X, Y)
     assert clf.n_iter_ == 1  # all that is ours had been written
     assert clf.predict(X).shape == (40,)
+
+
+def test_our_own_callbacks_do_not_end_training_so(make_clf, monkeypatch):
+    def on_epoch_end(self, net, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ValidationScore, "on_epoch_end", on_epoch_end)
+    clf = make_clf(max_epochs=3, scoring="accuracy", early_stopping=True)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, Y)
+    assert clf.history_ == [] and clf.predict(X).shape == (40,)
+
+
+def test_a_checkpoint_goes_on_from_there(make_clf, press_in, monkeypatch, tmp_path):
+    params = {**STEADY, "max_epochs": 3}
+    clf = make_clf(**params, checkpoint=Checkpoint(tmp_path, every=2, unit="step"))
+    press_in(torch.optim.AdamW, "step", 9)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, Y)
+    monkeypatch.undo()
+    assert clf.n_iter_ == 1
+    steps = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args: (steps.append(1), step(*args))[1])
+    clf.fit(X, Y)
+    assert len(steps) == 3 * STEPS - 8  # eight were made before
+    assert_same(weights(clf), weights(make_clf(**params).fit(X, Y)), rtol=0, atol=0)
 
 
 def test_load_best_of_skorch(make_clf):

@@ -123,6 +123,8 @@ def test_weights_that_a_user_put_in_stay(tiny_backbone, make_clf, texts, labels)
 
 def test_loaded_model_without_a_tokenizer(tiny_backbone):
     config = BertConfig.from_pretrained(tiny_backbone, name_or_path="")
+    with pytest.raises(ValueError, match=r"Backbone\(tokenizer=...\): .*'no/such' could not be"):
+        load(tiny_backbone, tokenizer="no/such")
     with pytest.raises(ValueError, match=r"pass its tokenizer too, Backbone\(model, tokenizer="):
         load(BertForMaskedLM(config))
 

@@ -994,7 +994,7 @@ BAD_X = {
     "dict": Bad("^X is of type dict", {"X": columns(X)}, error=TypeError),
     "sparse": Bad("^X is a sparse matrix", {"X": scipy.sparse.eye(40)}, error=TypeError),
     "empty": Bad(r"0 sample\(s\): X is empty", {"X": [], "y": []}),
-    "texts": Bad(r"^X\[0\] is '.* expected a pair", {"X": [a for a, _ in X]}),
+    "texts": Bad(r"^X\[0\] is a value of type str; expected a pair", {"X": [a for a, _ in X]}),
     "one column": Bad(r"^X has 1 column\(s\)", {"X": object_array(X)[:, :1]}),
     "three columns": Bad(
         r"^X has 3 column\(s\) \('question', 'answer', 'n'\)",
@@ -1024,7 +1024,8 @@ BAD_Y = {
     "all zero": Bad("at least one non-zero", {"sample_weight": np.zeros(40)}),
     "unknown class": Bad("names the class 'moon'", params={"class_weight": {"moon": 2.0}}),
     "validation pair": Bad(
-        r"^X_val\[1\] is 'fish'", {"X_val": [("a", "b"), "fish"], "y_val": ["same", "same"]}
+        r"^X_val\[1\] is a value of type str",
+        {"X_val": [("a", "b"), "fish"], "y_val": ["same", "same"]},
     ),
     "validation class": Bad(r"^y_val\[0\] is 'moon'", {"X_val": [("a", "b")], "y_val": ["moon"]}),
     "half of a validation set": Bad("belong together", {"X_val": X}),
@@ -1057,15 +1058,15 @@ BAD_NUMBERS = {
     "NaN": Bad(r"y\[4\] is missing \(nan\)", {"y": with_entry(NUMBERS.tolist(), 4, np.nan)}),
     "None": Bad(r"y\[0\] is missing", {"y": with_entry(NUMBERS.tolist(), 0, None)}),
     "infinity": Bad("y contains infinity.*position 7", {"y": with_entry([1.0] * 40, 7, np.inf)}),
-    "strings": Bad(r"y\[0\] is 'other' of type str; a regressor expects numbers", {"y": Y}),
+    "strings": Bad(r"y\[0\] is a value of type str; a regressor expects numbers", {"y": Y}),
     "one string": Bad(
-        r"y\[3\] is 'many' of type str; a regressor expects",
+        r"y\[3\] is a value of type str; a regressor expects",
         {"y": with_entry([1.0] * 40, 3, "many")},
     ),
-    "numbers as strings": Bad(r"y\[0\] is '1'", {"y": ["1"] * 40}),
+    "numbers as strings": Bad(r"y\[0\] is a value of type str", {"y": ["1"] * 40}),
     "dates": Bad(r"y\[0\] is .*expects numbers", {"y": pd.date_range("2020", periods=40)}),
     "complex": Bad(r"y\[0\] is .*expects numbers", {"y": np.full(40, 1j)}),
-    "validation": Bad(r"y_val\[0\] is 'a'", {"X_val": X[:1], "y_val": ["a"]}),
+    "validation": Bad(r"y_val\[0\] is a value of type str", {"X_val": X[:1], "y_val": ["a"]}),
     "loss": Bad("'loss' parameter of PairRegressor", params={"loss": "absolute_error"}),
 }
 

@@ -1,4 +1,4 @@
-"""Processes: forked ones, those that begin anew, and joblib's workers. Each test starts a Python."""
+"""Forked processes, those that begin anew, and workers of joblib; each test starts a Python."""
 
 import os
 import pickle
@@ -39,7 +39,7 @@ def estimator(tmp_path_factory):
     return path
 
 
-def run(tmp_path, script, *args, timeout=100, **environment):
+def run(tmp_path, script, *args, timeout=300, **environment):
     """What a script prints; it must end in time and say nothing on stderr."""
     path = tmp_path / "script.py"
     path.write_text(BEGIN + script, "utf-8")

@@ -226,7 +226,6 @@ FAILURES = {
     "class weight": ({"class_weight": {"moon": 1}}, {}, ValueError),
     "validation": ({}, {"X_val": ["bread"]}, ValueError),
     "callback": ({"callbacks": [Fails()]}, {}, RuntimeError),
-    "Ctrl-C": ({"callbacks": [Fails(KeyboardInterrupt)]}, {}, KeyboardInterrupt),
     "warm start": ({"callbacks": [Fails()], "warm_start": True}, {}, RuntimeError),
 }
 

@@ -271,6 +271,13 @@ def test_taxonomies_that_are_none(tree, message):
         class_tree(tree, np.array(["a", "b", "c"]), np.ones(3))
 
 
+def test_a_taxonomy_inside_itself():
+    tree = []
+    tree.append(tree)
+    with pytest.raises(ValueError, match="tree of TreeSoftmax has too many groups in groups"):
+        class_tree(tree, np.array(["a", "b"]), np.ones(2))
+
+
 def test_taxonomies_of_more_classes():
     """As in a fold that lacks a rare class: what is not there is left out."""
     classes, counts = np.array(["a", "b", "c"]), np.ones(3)

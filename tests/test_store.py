@@ -54,13 +54,15 @@ def test_for_reading_only(tmp_path, monkeypatch):
     monkeypatch.setattr(store.Path, "unlink", refuse)
     _, about = store.read(tmp_path / "a")
     assert about == ABOUT
-    assert store.read(tmp_path / "damaged") is None
+    with pytest.warns(UserWarning, match="damaged was damaged"):
+        assert store.read(tmp_path / "damaged") is None
 
 
 def test_nothing_there(tmp_path):
     assert store.read(tmp_path / "nothing") is None
 
 
+@pytest.mark.filterwarnings("ignore:.*what it held is computed again:UserWarning")
 @given(st.data())
 def test_any_other_byte_is_noticed(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damaged") / "a.safetensors"

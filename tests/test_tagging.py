@@ -1028,7 +1028,8 @@ def with_entry(rows, i, value):
 BAD_X = {
     "bare string": Bad("^X is one single str.*into a list", {"X": "some text"}),
     "strings": Bad(
-        r"^X\[0\] is '.* list of words.*tokenize=\"whitespace\"", {"X": [" ".join(w) for w in X]}
+        r"^X\[0\] is a value of type str.* list of words.*tokenize=\"whitespace\"",
+        {"X": [" ".join(w) for w in X]},
     ),
     "None": Bad("^X is of type NoneType", {"X": None}, error=TypeError),
     "number": Bad("^X is of type int", {"X": 3}, error=TypeError),
@@ -1044,7 +1045,8 @@ BAD_X = {
     ),
     "frame": Bad(r"^X is a table with 1 column", {"X": pd.DataFrame({"words": X})}),
     "words where texts are": Bad(
-        r"^X\[0\] is \[.*with tokenize='regex', every row is one str", params={"tokenize": "regex"}
+        r"^X\[0\] is a value of type list.*with tokenize='regex', every row is one str",
+        params={"tokenize": "regex"},
     ),
 }
 BAD_Y = {
@@ -1054,7 +1056,9 @@ BAD_Y = {
         r"^y\[2\] has 1 tags, but its sentence has \d+ words.*1 of 40",
         {"y": with_entry(Y, 2, ["O"])},
     ),
-    "strings": Bad(r"^y\[0\] is '.*list of tags.*str\.split", {"y": [" ".join(t) for t in Y]}),
+    "strings": Bad(
+        r"^y\[0\] is a value of type str.*list of tags.*str\.split", {"y": [" ".join(t) for t in Y]}
+    ),
     "one string": Bad("^y is one single str", {"y": "O O O"}),
     "missing": Bad(
         r"^Input y contains NaN: y\[1\]\[0\] is missing",

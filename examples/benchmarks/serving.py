@@ -6,8 +6,9 @@ Starts the server with a saved classifier, or a small one on the default backbon
 first, and lets clients ask for one docstring after another: each has a connection that stays, and
 asks again when it has its answer. All are in this process, the model is in the server's. Then more
 clients than the server takes send many texts each: what is refused (503) asks again a tenth of a
-second later. Every answer is compared with ``predict_proba``. Memory and open files are the
-server's, before the first run and after each. Needs the extras ``offline`` and ``bench``.
+second later. All of it is done twice. Every answer is compared with ``predict_proba``. Memory and
+open files are the server's, before the first run and after each. Needs the extras ``offline`` and
+``bench``.
 """
 
 import argparse
@@ -152,6 +153,7 @@ def main():
     parser.add_argument("model", nargs="?", type=Path, help="of save_pretrained")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=20, help="of each run")
+    parser.add_argument("--rounds", type=int, default=2, help="of all runs")
     parser.add_argument("--warm-up", type=float, default=5, help="seconds before the first")
     parser.add_argument("--overload", type=int, nargs=2, default=[64, 16], help="clients, texts")
     args = parser.parse_args()
@@ -172,7 +174,8 @@ def main():
             print(f"\n| clients | texts each | {columns} | MB | open files | threads |")
             print("| --- " * 11 + "|")
             print("| before | " + "| " * 7 + f"| {' | '.join(resources(server))} |", flush=True)
-            for n, texts in [*((n, 1) for n in args.clients), args.overload]:
+            runs = [*((n, 1) for n in args.clients), args.overload]
+            for n, texts in runs * args.rounds:
                 found, elapsed = asyncio.run(load(port, expected, n, texts, args.seconds))
                 row = [str(n), str(texts), *found.row(elapsed), *resources(server)]
                 print(f"| {' | '.join(row)} |", flush=True)

@@ -89,7 +89,10 @@ def class_tree(tree: Any, classes: np.ndarray, counts: np.ndarray) -> list[int]:
             tree = _nested(tree)
         places = {label: c for c, label in enumerate(classes.tolist())}
         seen: dict[int, None] = {}
-        found = _group(tree, places, counts, seen)
+        try:
+            found = _group(tree, places, counts, seen)
+        except RecursionError:
+            raise ValueError("tree of TreeSoftmax has too many groups in groups.") from None
         missed = next((c for c in places.values() if c not in seen), None)
         if missed is not None:
             raise ValueError(

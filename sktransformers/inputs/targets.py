@@ -251,9 +251,12 @@ class NumberCoding:
     def of(cls, y: np.ndarray, weights: np.ndarray) -> "NumberCoding":
         """Coding for targets y; targets that are all equal keep their unit."""
         y, found = np.asarray(y), getattr(y, "names", None)
-        mean = np.average(y, axis=0, weights=weights)
-        scale = np.sqrt(np.average((y - mean) ** 2, axis=0, weights=weights))
-        scale = np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.average(y, axis=0, weights=weights)
+            scale = np.sqrt(np.average((y - mean) ** 2, axis=0, weights=weights))
+        if not np.isfinite(scale).all():
+            raise ValueError("y holds numbers that are too large: their variance is infinite.")
+        scale = np.where(scale > 1e-12 * np.abs(mean), scale, 1.0)
         if y.ndim == 1:
             return cls(float(mean), float(scale), ["y"])
         names = range(y.shape[1]) if found is None else found.tolist()
@@ -322,7 +325,10 @@ def _numbers(given: np.ndarray, name: str, advice: str = "Drop those rows.") -> 
                     f"{name}[{i}] is {describe(value)}; a regressor expects numbers in {name}."
                 )
     _check_entries(given, name, advice)
-    numbers = given.astype(np.float64)
+    try:
+        numbers = given.astype(np.float64)
+    except OverflowError:
+        raise ValueError(f"{name} holds whole numbers that are too large for a float.") from None
     _check_entries(numbers, name, advice)
     return numbers
 

@@ -249,7 +249,8 @@ def _read(
             )
         if isinstance(value, str) and kind == NUMBERS:
             raise ValueError(
-                f"{where}[{i}] is {describe(value)}; a column for regression holds numbers."
+                f"{where}[{i}] is {describe(value)}; a column for regression holds numbers. "
+                f"Change y or tasks."
             )
         if not isinstance(value, str) and not np.isfinite(float(value)):
             raise ValueError(f"{where}[{i}] is {shown(value)}; expected a finite number.")
@@ -261,7 +262,7 @@ def _read(
     elif fraction is not None and not categorical:
         raise ValueError(
             f"{where}[{fraction}] is {shown(entries[fraction])}; a column for classification holds "
-            f"strings, bools or whole numbers."
+            f"strings, bools or whole numbers. Change y or tasks."
         )
     return entries, kind
 

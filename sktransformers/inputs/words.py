@@ -261,8 +261,8 @@ def _offset_of(part: Any, k: int, text: str, after: int, where: str) -> tuple[in
         if not part or start < 0:
             raise ValueError(
                 f"tokenize returned a str of {len(part)} characters as word {k} of {where}, which "
-                f"is not in the text from character {after} on. Words must be pieces of the text, in its order;"
-                f" or return the (start, end) of each word."
+                f"is not in the text from character {after} on. Words must be pieces of the text, "
+                f"in its order; or return the (start, end) of each word."
             )
         return start, start + len(part)
     pair = as_list(part)

@@ -3,6 +3,7 @@
 import copy
 import difflib
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from transformers import GenerationConfig
@@ -76,6 +77,13 @@ def given_settings(generation: Any) -> dict[str, Any]:
             raise ValueError(
                 f"generation has {name}={given[name]!r}, but an answer is one text a row."
             )
+    temperature = given.get("temperature")
+    is_one = temperature is None or (isinstance(temperature, Real) and temperature > 0)
+    if given.get("do_sample") and not is_one:
+        raise ValueError(
+            f"generation has temperature={temperature!r}; expected a number above zero, or "
+            f"do_sample=False."
+        )
     for name in ("num_beams", "max_new_tokens"):
         value = given.get(name)
         if value is not None and (isinstance(value, bool) or not _is_count(value)):

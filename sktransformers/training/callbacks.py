@@ -102,11 +102,13 @@ class EpochHistory(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What an epoch has gathered so far."""
+        norms = [torch.as_tensor(norm) for norm in self.norms_]
         return {
             "seconds": time.perf_counter() - self.start_,
             "train_seconds": self.train_seconds_,
             "sums": self.sums_,
-            "norms": [torch.as_tensor(norm) for norm in self.norms_],
+            # In one: there may be many.
+            "norms": torch.stack([norm.to(norms[-1].device) for norm in norms]),
             "lr": self.lr_,
         }
 

@@ -119,8 +119,6 @@ class Run:
         store.write(path, tensors, {**about, "training": self.training}, sync=True)
 
     def _load(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ValueError("it is no file")
         tensors, about = store.load(path)
         if not isinstance(about, dict) or about.pop("training", None) != self.training:
             raise ValueError("it is not of this training")
@@ -141,6 +139,7 @@ def opened(spec: Checkpoint, name: str) -> Iterator[Run]:
         folder = location / (name if i == 1 else f"{name}-{i}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            store.check_place(folder, folder)
             lock = held(folder, wait=False)
             is_held = lock.__enter__()
         except OSError as error:
@@ -163,8 +162,10 @@ def remembered_seed(spec: Checkpoint, name: str, seed: int) -> int:
     """
     path = spec._folder() / f"{name}.seed"
     try:
+        store.check_place(path, path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         with held(path.parent):  # the same training may begin elsewhere
+            store.check_place(path, path)
             if path.is_file():  # a pipe would be waited for
                 with path.open("rb") as file:
                     found = re.fullmatch(rb"(\d{1,10})\n", file.read(20))

@@ -325,7 +325,8 @@ def ridge_probe(
     chosen = RidgeCV(
         _PENALTIES * len(rows), store_cv_results=True, alpha_per_target=values.ndim == 2
     )
-    chosen.fit(scaled[rows], values[rows], sample_weight=weights[rows])
+    with np.errstate(divide="ignore", invalid="ignore"):  # without a row that has all the weight
+        chosen.fit(scaled[rows], values[rows], sample_weight=weights[rows])
     # Ridge of the whole is as strong a row as that of the sample.
     model = Ridge(chosen.alpha_ * len(values) / len(rows))
     model.fit(scaled, values, sample_weight=weights)

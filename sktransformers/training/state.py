@@ -238,6 +238,10 @@ def check_alike(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
             )
         if not other.isfinite().all() and tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
+        # Positions and the like, which no training changes: others may lie outside of a table.
+        is_fixed = name.startswith("weights/") and tensor.ndim and not tensor.is_floating_point()
+        if is_fixed and not torch.equal(other, tensor.to(other.device)):
+            raise ValueError(f"{name} has other numbers")
 
 
 def _check_moments(moments: Moments, net: Any) -> None:
@@ -252,15 +256,21 @@ def _check_moments(moments: Moments, net: Any) -> None:
     for name in moments.tensors:
         if shapes.get(name) != moments.shapes[name]:
             raise ValueError(f"{name} has moments, but the model has no such parameter")
+    keys: dict[int, set[str]] = {}  # by the number of dimensions, on which Adafactor's depend
     for name, parameter in net.module_.named_parameters():
-        for key, value in moments.tensors.get(name, {}).items():
+        state = moments.tensors.get(name, {})
+        if state and keys.setdefault(parameter.ndim, set(state)) != set(state):
+            raise ValueError(f"{name} has not the moments that others have")
+        for key, value in state.items():
             if not isinstance(value, Tensor) or value.ndim == 0:
                 continue
             # Adafactor's are means along one dimension.
             fits = len(value.shape) == parameter.ndim and all(
                 n in (1, size) for n, size in zip(value.shape, parameter.shape)
             )
-            if not fits or not value.is_floating_point():
+            if not value.isfinite().all():
+                raise ValueError(f"{key} of {name} is not finite")
+            if not fits or value.dtype not in (parameter.dtype, torch.float32):
                 raise ValueError(
                     f"{key} of {name} is of shape {tuple(value.shape)} and {value.dtype}; the "
                     f"parameter is of shape {tuple(parameter.shape)}"

@@ -130,7 +130,7 @@ class _File:
         """One of the tensors."""
         dtype, shape, begin = self._places[name]
         tensor = torch.empty(shape, dtype=dtype)
-        data = tensor.reshape(-1).view(torch.uint8).numpy()
+        data: Any = tensor.reshape(-1).view(torch.uint8).numpy()
         self._file.seek(begin)
         if self._file.readinto(data) != len(data):
             raise ValueError("it ends too soon")
@@ -228,15 +228,15 @@ def leave_out(path: Path, why: Exception) -> None:
     warnings.warn(f"{path} {done} ({why}); what it held is computed again.", stacklevel=2)
 
 
-def check_place(folder: Path, root: Path) -> None:
-    """Check that a folder inside the folder of all that is kept is not elsewhere.
+def check_place(path: Path, root: Path) -> None:
+    """Check that what is inside the folder of all that is kept is not elsewhere.
 
     Raises
     ------
     OSError
         If it, or one that it is in, is a link.
     """
-    for place in (folder, *folder.parents):
+    for place in (path, *path.parents):
         if place.is_symlink():
             raise OSError(f"{place} is a link, which may lead anywhere")
         if place == root:

@@ -205,14 +205,22 @@ def predict(estimators: dict[str, Any], n: int, begin: int) -> None:
 
 # ------------------------------------------------------------------ what is seen
 
-# What is counted, and how much of it may come in half of the rounds. A fitted estimator has hundreds
-# of objects. A few a round are of other libraries: a data frame's dead weak references to its views,
-# ctypes' types for arrays of each size.
-COLUMNS = {"MB": 16, "tensors": 0, "tensors, kB": 0, "objects": 2000, "files": 0, "threads": 0}
+# What is counted, and how much of it may come in half of the rounds. A fitted estimator has
+# hundreds of objects. A few a round are of other libraries: a data frame's dead weak references to
+# its views, ctypes' types for arrays of each size.
+COLUMNS = {
+    "MB": 16,
+    "tensors": 0,
+    "tensors, kB": 0,
+    "objects": 2000,
+    "files": 0,
+    "threads": 0,
+    "temporary": 0,
+}
 
 
-def look(home: Path) -> dict[str, float]:
-    """What this process holds."""
+def look() -> dict[str, float]:
+    """What this process holds, and temporary files of its own."""
     for _ in range(3):
         gc.collect()
     process = psutil.Process()
@@ -227,6 +235,7 @@ def look(home: Path) -> dict[str, float]:
         "objects": len(objects),
         "files": process.num_fds(),
         "threads": threading.active_count(),
+        "temporary": len(list(Path(tempfile.gettempdir()).rglob("*"))),
     }
 
 
@@ -261,7 +270,7 @@ def work(home: Path, n_fits: int, n_predictions: int, n_rounds: int) -> list[str
         part = n_predictions * n // n_rounds - asked
         predict(lasting, part, asked)
         asked += part
-        rows.append(look(home))
+        rows.append(look())
         cells = [n, n_made, asked, round(time.perf_counter() - begin, 1)]
         cells += [round(value, 1) for value in rows[-1].values()]
         print("| " + " | ".join(f"{cell:,}" for cell in cells) + " |", flush=True)
@@ -352,8 +361,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["TMPDIR"] = home
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as temporary:
+        os.environ["TMPDIR"] = tempfile.tempdir = temporary
         wrong = kill(Path(home), args.kills, np.random.default_rng(seed))
         if args.fits:
             wrong += work(Path(home), args.fits, args.predictions, args.rounds)

@@ -36,7 +36,7 @@ FEW = settings(
     suppress_health_check=list(HealthCheck),
 )
 ROWWISE = [kind for kind in KINDS if kind != "adapter"]
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "error::RuntimeWarning")
 
 
 def rows_of(kind, texts):
