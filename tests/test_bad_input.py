@@ -53,7 +53,9 @@ BAD_X = {
     "number inside": Bad(
         r"^X\[11\] is 7 of type int; expected str in every row", {"X": with_entry(X, 11, 7)}
     ),
-    "words": Bad(r"^X\[0\] is a value of type list.* join the words", {"X": [x.split() for x in X]}),
+    "words": Bad(
+        r"^X\[0\] is a value of type list.* join the words", {"X": [x.split() for x in X]}
+    ),
     "numbers": Bad(r"^X\[0\] is 0\.0 of type float.*12 of 12", {"X": np.zeros(12)}),
     "bytes inside": Bad(r"^X\[0\] is a value of type bytes", {"X": [text.encode() for text in X]}),
     "two columns": Bad(
@@ -175,7 +177,8 @@ BAD_OBJECTS = {
         r"callbacks\[0\] is \(1", params={"callbacks": [(1, BatchHistory())]}, error=TypeError
     ),
     "no tokenizer": Bad(
-        r"Backbone\(tokenizer=.*got a int", params={"backbone": Backbone("a/b", tokenizer=3)},
+        r"Backbone\(tokenizer=.*got a int",
+        params={"backbone": Backbone("a/b", tokenizer=3)},
         error=TypeError,
     ),
     "infinite rate": Bad("'lr' parameter of", params={"lr": float("inf")}),

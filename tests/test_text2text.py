@@ -376,7 +376,7 @@ def test_settings_of_a_checkpoint_hold_but_for_lengths_and_drawing(tmp_path):
 @pytest.mark.parametrize(
     ("generation", "message"),
     [
-        ({"do_sample": True, "temperature": 0.0}, "temperature=0.0; expected a number above"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature=0.0; expected a float above"),
         ({"num_beam": 3}, "'num_beam', which is no setting.*did you mean 'num_beams'"),
         ({"num_beams": 0}, "num_beams=0; expected a whole number"),
         ({"max_length": 20}, "max_length=20.*max_target_length"),

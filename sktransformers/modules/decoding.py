@@ -3,7 +3,6 @@
 import copy
 import difflib
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 from transformers import GenerationConfig
@@ -78,10 +77,11 @@ def given_settings(generation: Any) -> dict[str, Any]:
                 f"generation has {name}={given[name]!r}, but an answer is one text a row."
             )
     temperature = given.get("temperature")
-    is_one = temperature is None or (isinstance(temperature, Real) and temperature > 0)
-    if given.get("do_sample") and not is_one:
+    # transformers looks at it only when it writes, and takes no other type.
+    usable = temperature in (None, 1) or (isinstance(temperature, float) and temperature > 0)
+    if given.get("do_sample") and not usable:
         raise ValueError(
-            f"generation has temperature={temperature!r}; expected a number above zero, or "
+            f"generation has temperature={temperature!r}; expected a float above zero, or "
             f"do_sample=False."
         )
     for name in ("num_beams", "max_new_tokens"):
