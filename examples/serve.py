@@ -89,6 +89,8 @@ class Batcher:
         with ThreadPoolExecutor(1, "predict") as thread:
             while await self.arrived.wait() and self.is_open:
                 batch = self.take()
+                if not batch:  # all that came has gone
+                    continue
                 texts = [each.texts for each in batch]
                 answers = await loop.run_in_executor(thread, self.predict_each, texts)
                 for each, answer in zip(batch, answers):

@@ -171,7 +171,7 @@ class ClassScores(ClassifierMixin):
         if n_columns(y) is None:
             y = check_labels(y, len(predicted), type(self).__name__)
         else:
-            y = self._check_y(y, predicted)
+            y = self._check_y(y, range(predicted.shape[0]))
         return accuracy_score(y, predicted, sample_weight=_given(sample_weight, predicted))
 
     @of_one_fit

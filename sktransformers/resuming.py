@@ -179,7 +179,9 @@ def _about(callback: Any) -> list[Any]:
 
 def _beginning(options: Options, model: Any) -> list[Any]:
     """The model before the first step."""
+    origin = [str(options.backbone.name), options.backbone.revision]
     return [
+        origin if is_offloaded(model) else [],  # for weights that are not at hand
         [
             repr(model),
             json.loads(model.config.to_json_string(use_diff=False), object_hook=_nameless),

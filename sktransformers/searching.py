@@ -4,29 +4,36 @@ scikit-learn clones the estimator for each of its tasks, but sends the search it
 a scorer that only says whose ``score`` it calls: both hold the fitted estimator, with its weights.
 """
 
-import copyreg
 from functools import partial
 from typing import Any
 
+from joblib.externals.loky.backend.reduction import register
 from sklearn.base import clone
 from sklearn.metrics._scorer import _PassthroughScorer
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.model_selection._search_successive_halving import (
+    HalvingGridSearchCV,
+    HalvingRandomSearchCV,
+)
 
 # Attribute that holds the estimator.
 _HOLDERS = {
     GridSearchCV: "estimator",
     RandomizedSearchCV: "estimator",
+    HalvingGridSearchCV: "estimator",
+    HalvingRandomSearchCV: "estimator",
     _PassthroughScorer: "_estimator",
 }
 
 
 def send_unfitted(kind: type) -> None:
-    """Have searches and their scorers pickle fitted estimators of a type as `clone` gives them.
+    """Have joblib's processes get fitted estimators of a type, in searches, as `clone` gives them.
 
-    What a search has found, such as ``best_estimator_``, is pickled as it is.
+    What a search has found, such as ``best_estimator_``, is sent as it is; and pickles and copies
+    that others make of a search are as ever.
     """
     for holder, name in _HOLDERS.items():
-        copyreg.pickle(holder, partial(_reduced, kind, name))
+        register(holder, partial(_reduced, kind, name))
 
 
 def _reduced(kind: type, name: str, holder: Any) -> tuple[Any, ...]:

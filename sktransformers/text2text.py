@@ -1,8 +1,8 @@
 """Texts in, texts out."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from sktransformers._docs import shared_docs
 from sktransformers.answering import AnsweringEstimator
-from sktransformers.concurrency import of_one_fit
+from sktransformers.concurrency import DRAWING, of_one_fit
 from sktransformers.course import Options
 from sktransformers.estimator import counts_of, with_callbacks
 from sktransformers.fitted import chunks
@@ -244,12 +244,8 @@ class Text2TextGenerator(AnsweringEstimator):
                 )
             prefix_val = prefix
         X_val = self._prompted(X_val, prefix_val, "X_val", "prefix_val")
-        before = vars(self).get("model_")
-        try:
+        with self._fitted_to(X):
             return self._fit(self._prompted(X, prefix), y, sample_weight, X_val, y_val)
-        finally:  # also after a Ctrl-C that left it fitted
-            if vars(self).get("model_") is not before:
-                self._set_features(X)
 
     def partial_fit(self, X, y, sample_weight=None, prefix=None):
         """Train for one epoch on some rows, from where the last training ended.
@@ -275,12 +271,8 @@ class Text2TextGenerator(AnsweringEstimator):
         """
         if self.__sklearn_is_fitted__():
             self._check_features(X)
-        before = vars(self).get("model_")
-        try:
+        with self._fitted_to(X):
             return self._partial_fit(self._prompted(X, prefix), y, sample_weight)
-        finally:
-            if vars(self).get("model_") is not before:
-                self._set_features(X)
 
     @of_one_fit
     def predict(self, X, prefix=None):
@@ -429,6 +421,17 @@ class Text2TextGenerator(AnsweringEstimator):
     def _prompted(self, X: Any, prefix: Any, name: str = "X", argument: str = "prefix") -> Any:
         """X, or its rows where they have a prefix that is not the parameter's."""
         return X if prefix is None else with_prefix(self._check_X(X, name), prefix, argument)
+
+    @contextmanager
+    def _fitted_to(self, X: Any) -> Iterator[None]:
+        """Take over the columns of X if a model is fitted inside, also if Ctrl-C ended that."""
+        with DRAWING:  # or what another thread fits meanwhile would be lost
+            before = vars(self).get("model_")
+            try:
+                yield
+            finally:
+                if vars(self).get("model_") is not before:
+                    self._set_features(X)
 
     def _check_y(self, y: Any, rows: Sequence[Any], name: str = "y") -> np.ndarray:
         return check_answers(y, rows, name)

@@ -12,6 +12,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -188,6 +189,8 @@ def test_trainings_that_are_stopped_again_and_again(make, stop_before, files, ca
         capsys.readouterr().out
     )
     assert_same(again, resumed)
+    for each in (again, resumed):
+        assert [row["train_batch_count"] for row in each.net_.history] == [3, 3]
     np.testing.assert_array_equal(again.predict_proba(X), resumed.predict_proba(X))
     for clf in (again, resumed):
         clf.partial_fit(X, Y)
@@ -318,6 +321,14 @@ class Odd:
         return texts
 
 
+class Tells(Callback):
+    """Has a ``state_dict`` for others, and takes none."""
+
+    def state_dict(self):
+        """Something."""
+        return {"n": 1}
+
+
 class Own(Callback):
     """Counts batches, and remembers how many there were."""
 
@@ -387,8 +398,8 @@ def test_the_same_training_has_the_same_name(make, name_of, tmp_path):
 def test_callbacks_of_the_users(make, stop_before):
     stop_before(6)
     with pytest.raises(Stopped):
-        make(callbacks=[("mine", Own())]).fit(X, Y)
-    resumed = make(callbacks=[("mine", Own())]).fit(X, Y)
+        make(callbacks=[("mine", Own()), Tells()]).fit(X, Y)
+    resumed = make(callbacks=[("mine", Own()), Tells()]).fit(X, Y)
     assert dict(resumed.net_.callbacks_)["mine"].n_ == 6
 
 
@@ -410,6 +421,18 @@ def add(n):
 def test_a_function_is_known_by_what_it_does(one, same, other):
     known = [fingerprint(each, guess=True) for each in (one, same, other)]
     assert known[0] == known[1] != known[2]
+
+
+def test_a_function_of_the_same_name_in_a_scorer(monkeypatch):
+    before = fingerprint(make_scorer(weigh), guess=True)
+
+    def other(y, y_pred):
+        return f1_score(y, y_pred, average="micro")
+
+    other.__name__ = other.__qualname__ = "weigh"
+    monkeypatch.setattr(sys.modules[__name__], "weigh", other)
+    assert joblib.hash(make_scorer(other))  # it is what the name stands for now
+    assert fingerprint(make_scorer(other), guess=True) != before
 
 
 def test_what_cannot_be_told_is_an_error_before_anything_is_loaded(make, tmp_path):

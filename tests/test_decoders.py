@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -776,6 +777,24 @@ def test_what_lies_on_disk_predicts_the_same(where, on_cpu):
         assert_allclose(found, expected, rtol=0, atol=1e-6)
         if where != "last block":  # the others are the same to the others
             break
+
+
+def test_states_of_training_tell_backbones_on_disk_apart(on_cpu, tmp_path):
+    one = decoder("llama")
+    other = shutil.copytree(one, tmp_path / "other")
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.5
+    model.save_pretrained(other)
+    shutil.copy(Path(one) / "config.json", other)
+    for name in (one, str(other), one):
+        TransformerSequenceClassifier(
+            Backbone(name, device_map={"": "disk"}),
+            **{**ANYWHERE, "head_init": "random", "finetune": "head"},
+            checkpoint=tmp_path / "states",
+        ).fit(TEXTS, LABELS)
+    assert len(list((tmp_path / "states").rglob("step-*"))) == 2
 
 
 def test_the_last_token_of_a_block_on_disk(on_cpu):

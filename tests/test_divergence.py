@@ -1,6 +1,7 @@
 """Losses that are no numbers, and models that learn nothing: what fit says, and what is left."""
 
 import math
+import pickle
 import warnings
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 from skorch.history import History
 
-from sktransformers import SGD, AdamW, BatchHistory, FocalLoss, Linear, MLPHead
+from sktransformers import SGD, AdamW, BatchHistory, Checkpoint, FocalLoss, Linear, MLPHead
 from sktransformers.modules import losses
 from sktransformers.modules.heads import BatchNorm
 from sktransformers.training import divergence
@@ -89,6 +90,7 @@ def test_a_loss_that_is_no_number(make_clf, spoil, value):
     assert f"rows {', '.join(map(str, sorted(rows)))} of X" in message
     assert not any(text in message for text in X)
     assert clf.n_iter_ == len(clf.history_) == 1 and clf.net_.stopped_by is None
+    assert str(pickle.loads(pickle.dumps(caught.value))) == message  # as workers send it
     assert_same(weights(clf), weights(stopped(make_clf, 7)))
 
 
@@ -259,6 +261,25 @@ def test_a_step_that_is_looked_at_later_is_not_made(make_clf, spoil, monkeypatch
     assert clf.n_iter_ == at // 6  # the last step of an epoch is looked at before it ends
     assert_same(weights(clf), expected)
     assert not hasattr(clf.net_.optimizer_, "found_inf")
+
+
+def test_a_first_step_that_is_looked_at_later(make_clf, spoil, monkeypatch):
+    monkeypatch.setattr(divergence, "_LATE", {"cpu"})
+    spoil(1)
+    clf = make_clf()
+    with pytest.raises(FloatingPointError, match=r"(?s)step 1,.*nothing is fitted anew"):
+        clf.fit(X, Y)
+    assert not hasattr(clf, "model_")
+
+
+def test_no_state_of_a_step_that_was_not_made(make_clf, spoil, monkeypatch, tmp_path):
+    monkeypatch.setattr(divergence, "_LATE", {"cpu"})
+    spoil(3)
+    clf = make_clf(**STEADY, checkpoint=Checkpoint(tmp_path, unit="step"))
+    with pytest.raises(FloatingPointError, match="step 3,"):
+        clf.fit(X, Y)
+    (state,) = tmp_path.rglob("step-*")
+    assert state.name.startswith("step-000000002-batch")
 
 
 def test_what_is_not_fused_is_looked_at_at_once(make_clf, spoil, monkeypatch):

@@ -67,7 +67,7 @@ LIBRARIES = {
     "_docs": set(),
     "concurrency": {"threadpoolctl"},
     "specs": {"sklearn"},
-    "searching": {"sklearn"},
+    "searching": {"joblib", "sklearn"},
     "datasets": {"numpy", "sklearn"},
     "files": set(),
     "metrics": {"numpy", "sklearn"},

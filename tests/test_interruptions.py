@@ -1,11 +1,14 @@
 """Ctrl-C in the middle of fit: it comes out, and what was trained so far can be used."""
 
+import contextlib
 import copy
 import functools
+import gc
 import os
 import pickle
 import signal
 import threading
+import weakref
 from typing import ClassVar
 
 import numpy as np
@@ -402,6 +405,21 @@ def test_a_checkpoint_goes_on_from_there(make_clf, press_in, monkeypatch, tmp_pa
     clf.fit(X, Y)
     assert len(steps) == 3 * STEPS - 8  # eight were made before
     assert_same(weights(clf), weights(make_clf(**params).fit(X, Y)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", [None, "on_batch_end"])
+def test_the_rows_are_not_held_afterwards(make_clf, method):
+    held = []
+
+    class Look(Watch):
+        def on_epoch_begin(self, net, **kwargs):
+            held.append(weakref.ref(net.batches_.dataset))
+
+    clf = make_clf(callbacks=[Look(method, STEPS)])
+    with contextlib.suppress(KeyboardInterrupt):
+        clf.fit(X, Y)
+    gc.collect()
+    assert held[0]() is None and clf.n_iter_ == (2 if method is None else 0)
 
 
 def test_load_best_of_skorch(make_clf):

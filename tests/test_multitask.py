@@ -670,7 +670,8 @@ CASES = {
         r"y\['topic'\]\[0\] is a value of type list", {"y": with_entry(0, "topic", ["a"])}
     ),
     "a date": Bad(
-        r"y\['length'\]\[0\] is a value of type Timestamp", {"y": with_entry(0, "length", pd.Timestamp("2020"))}
+        r"y\['length'\]\[0\] is a value of type Timestamp",
+        {"y": with_entry(0, "length", pd.Timestamp("2020"))},
     ),
     "text of a missing entry": Bad(
         r"y\[1, 0\] is the text 'nan': NumPy makes text",
@@ -771,7 +772,9 @@ def test_scores_that_cannot_be(fitted):
         fitted.score(X, Y[["long", "length", "topic"]])
     with pytest.raises(ValueError, match="y has 2 columns, but training was with 3"):
         fitted.score(X, Y[["topic", "length"]])
-    with pytest.raises(ValueError, match=r"y\['length'\]\[\d+\] is a value of type str.* holds numbers"):
+    with pytest.raises(
+        ValueError, match=r"y\['length'\]\[\d+\] is a value of type str.* holds numbers"
+    ):
         fitted.score(X, Y.assign(length=TOPICS))
     assert fitted.scores(X, Y.assign(topic="moon"))["topic"] == 0.0
 

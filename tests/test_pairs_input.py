@@ -134,7 +134,11 @@ BAD = {
         ValueError,
         rf"^X\[0\] is a value of type str; .*5 of 5 rows are no pair.*{ZIP}",
     ),
-    "a text of two characters": (with_entry(2, "ab"), ValueError, r"^X\[2\] is a value of type str.*1 of 5"),
+    "a text of two characters": (
+        with_entry(2, "ab"),
+        ValueError,
+        r"^X\[2\] is a value of type str.*1 of 5",
+    ),
     "three sides": (
         with_entry(3, ("a", "b", "c")),
         ValueError,

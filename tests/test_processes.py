@@ -129,10 +129,14 @@ def test_forked_processes_predict_and_fit(estimator, tmp_path):
 
 
 WORKERS = """
+import copy
 import multiprocessing
 from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky.backend import queues
-from sklearn.model_selection import GridSearchCV, cross_val_score, learning_curve
+from sklearn.experimental import enable_halving_search_cv
+from sklearn.model_selection import (
+    GridSearchCV, HalvingGridSearchCV, cross_val_score, learning_curve
+)
 from sklearn.pipeline import Pipeline
 
 sizes, dumps = [], queues.dumps
@@ -161,11 +165,16 @@ def main():
     whole = len(pickle.dumps(clf))
     pipeline = Pipeline([("clf", clf)])
     grid = {"lr": [1e-3]}
+    pipeline_search = GridSearchCV(pipeline, {"clf__lr": [1e-3]}, cv=2, n_jobs=2, refit=False)
     for name, search in {
         "cross_val_score": lambda: cross_val_score(clf, texts, labels, cv=2, n_jobs=2),
         "GridSearchCV": lambda: GridSearchCV(
             clf, grid, cv=2, n_jobs=2, refit=False
         ).fit(texts, labels),
+        "HalvingGridSearchCV": lambda: HalvingGridSearchCV(
+            clf, grid, cv=2, n_jobs=2, refit=False
+        ).fit(texts, labels),
+        "a pipeline": lambda: pipeline_search.fit(texts, labels),
         "learning_curve": lambda: learning_curve(
             pipeline, texts, labels, cv=2, n_jobs=2, train_sizes=[1.0]
         ),
@@ -173,9 +182,8 @@ def main():
         sizes.clear()
         search()
         assert len(sizes) >= 2 and max(sizes) < 30_000 < whole / 10, (name, whole, sizes)
-    again = pickle.loads(pickle.dumps(GridSearchCV(pipeline, grid)))  # only what was fitted is gone
-    assert again.get_params()["estimator__clf__lr"] == clf.lr
-    assert hasattr(clf, "model_")
+    for same in (pickle.loads(pickle.dumps(pipeline_search)), copy.deepcopy(pipeline_search)):
+        assert hasattr(same.estimator["clf"], "model_")  # elsewhere a search is what it was
 
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         np.testing.assert_allclose(pool.apply(clf.predict_proba, [texts]), expected, atol=1e-5)

@@ -100,7 +100,11 @@ def test_one_text_a_row_has_any_name(X):
         (["a"], QA, "one text a row, but template=.* has 2 fields"),
         ([("a", "b")], QA, r"X\[0\] has 2 texts without names.*'question'"),
         ([("a", "b"), ("a",)], "{0} {1}", r"X\[1\] has 1 texts"),
-        ([{"context": "a"}], QA, r"'question', which is no key of X\[0\] \(which has \['context'\]\)"),
+        (
+            [{"context": "a"}],
+            QA,
+            r"'question', which is no key of X\[0\] \(which has \['context'\]\)",
+        ),
         (pd.DataFrame(TABLE), "{answer}", "'answer', which is no column of X .'context', 'quest"),
         (pd.DataFrame(TABLE), "{other}", r"X\[0\] has 1 of type int in 'other'"),
         (np.array([["a", "b"]]), "{2}", "'2', which is no column of X .its 2 columns"),

@@ -274,6 +274,25 @@ def _predicting():
     return {thread for thread in threading.enumerate() if "predict" in thread.name}
 
 
+def test_the_model_is_not_asked_for_nothing(held):
+    async def scene():
+        batcher = serve.Batcher(held.predict_proba, 10, 10)
+        running = asyncio.create_task(batcher.run())
+        in_hand = asyncio.create_task(batcher.answer(["o"]))
+        await asyncio.to_thread(held.busy.wait, 20)
+        late = asyncio.create_task(batcher.answer(["late"]))
+        await asyncio.sleep(0)
+        late.cancel()
+        await asyncio.wait([late])
+        held.let.set()
+        await in_hand
+        batcher.close()
+        await asyncio.wait_for(running, 20)
+
+    asyncio.run(scene())
+    assert held.asked == [["o"]]
+
+
 def test_a_closed_batcher_refuses_what_waits_and_what_comes(held):
     async def scene():
         batcher = serve.Batcher(held.predict_proba, 10, 10)

@@ -260,7 +260,8 @@ BAD_TOKENS = {
     ),
     "not in the text": (
         lambda t: t.upper().split(),
-        r"^tokenize returned a str of 3 characters as word 0 of X\[0\], which is not in the text from character 0",
+        r"^tokenize returned a str of 3 characters as word 0 of X\[0\], which is not in the text "
+        r"from character 0",
     ),
     "wrong order": (
         lambda t: t.split()[::-1],

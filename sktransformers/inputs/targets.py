@@ -372,8 +372,16 @@ def n_columns(y: Any) -> int | None:
         return shape[1] if len(shape) == 2 else None
     if not isinstance(y, (list, tuple)) or len(y) == 0:
         return None
-    rows = all(isinstance(row, (list, tuple, np.ndarray)) and np.ndim(row) == 1 for row in y)
-    return max(map(len, y)) if rows else None
+    return max(map(len, y)) if all(map(_is_flat, y)) else None
+
+
+def _is_flat(row: Any) -> bool:
+    """Whether a row holds single entries."""
+    if isinstance(row, np.ndarray):
+        return row.ndim == 1
+    return isinstance(row, (list, tuple)) and not any(
+        isinstance(entry, (list, tuple)) or getattr(entry, "ndim", 0) for entry in row
+    )
 
 
 def check_indicator(y: Any, n_samples: int, name: str = "y") -> Indicator:
@@ -619,7 +627,7 @@ def _one_a_row(y: Any, n_samples: int, estimator_name: str, name: str) -> np.nda
     if hasattr(y, "to_pylist"):
         y = y.to_pylist()
     given = _to_array(y, name)
-    if given.ndim > 2:
+    if given.ndim > 2 or given.shape[1:] == (0,):
         raise ValueError(f"{name} has shape {given.shape}; expected one label or number a row.")
     if given.ndim > 1:
         given = column_or_1d(given, warn=True)
@@ -638,13 +646,20 @@ def _to_array(y: Any, name: str) -> np.ndarray:
         # Nor would NumPy's strings keep a NUL at the end.
         cut = any(isinstance(v, str) and v.endswith("\0") for v in y)
         if not any(is_missing(v) for v in y) and not _mixed(labels) and not cut:
-            labels = np.asarray(y)
+            labels = _regular(y, name)
         return labels
-    labels = np.asarray(y)
+    labels = _regular(y, name)
     # NumPy's variable-width strings and pandas' masked types are unknown to type_of_target.
     if labels.dtype.kind == "T":
         return labels.astype(object)
     return labels
+
+
+def _regular(y: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(y)
+    except ValueError as error:  # of lists beside other entries, or of several lengths
+        raise ValueError(f"{name} is no array: {error}") from error
 
 
 def _mixed(labels: np.ndarray) -> bool:

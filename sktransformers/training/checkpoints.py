@@ -250,6 +250,7 @@ class KeepStates(Callback):
         if training:
             self.n_steps_ += 1
             if self.unit == "step" and self.n_steps_ % self.every == 0:
+                net.guard_.check()  # the step may not have been made
                 self._keep(net, len(net.history[-1]["batches"]), False, self.began_)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:

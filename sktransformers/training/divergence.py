@@ -14,7 +14,18 @@ _LATE = {"cuda"}
 
 
 class Diverged(FloatingPointError):
-    """The loss or the gradients of a step are no numbers. The step was not made."""
+    """The loss or the gradients of a step are no numbers. The step was not made.
+
+    Parameters
+    ----------
+    message : str
+    n_made : int, default=0
+        Steps that were made before it. Pickles of errors call the class without it.
+    """
+
+    def __init__(self, message: str, n_made: int = 0):
+        super().__init__(message)
+        self.n_made = n_made
 
 
 class _Step(NamedTuple):
@@ -30,8 +41,10 @@ class _Step(NamedTuple):
     number, epoch : int
         From one.
     lr : float
-    rows : str
-        Positions of the rows of the batch in X.
+    places : ndarray of int or None
+        Where rows of the data set stand in X.
+    rows : ndarray of int
+        The batch, as rows of the data set.
     """
 
     is_finite: Tensor
@@ -40,14 +53,15 @@ class _Step(NamedTuple):
     number: int
     epoch: int
     lr: float
-    rows: str
+    places: np.ndarray | None
+    rows: np.ndarray
 
     def check(self) -> None:
         """Look; wait for it if need be."""
         if self.is_there is not None:
             self.is_there.synchronize()
         if not self.is_finite:
-            raise Diverged(self._message())
+            raise Diverged(self._message(), self.number - 1)
 
     def _message(self) -> str:
         loss = float(self.loss)
@@ -60,9 +74,9 @@ class _Step(NamedTuple):
         )
         return (
             f"{what} in step {self.number}, in epoch {self.epoch}, at a learning rate of "
-            f"{self.lr:.3g}{self.rows}. {kept}. A smaller lr may help, or a longer warmup, a "
-            f'smaller max_grad_norm of the optimizer, or precision="fp32"; or targets or weights '
-            f"of these rows are out of the ordinary."
+            f"{self.lr:.3g}{_places(self.places, self.rows)}. {kept}. A smaller lr may help, or a "
+            f'longer warmup, a smaller max_grad_norm of the optimizer, or precision="fp32"; or '
+            f"targets or weights of these rows are out of the ordinary."
         )
 
 
@@ -128,8 +142,8 @@ class Guard:
         self, net: Any, result: dict[str, Any], rows: np.ndarray, is_finite: Tensor, event: Any
     ) -> _Step:
         number, epoch = net.n_made + 1, len(net.history)
-        places = _places(net.places, rows)
-        return _Step(is_finite, event, result["loss"], number, epoch, result["lr"], places)
+        loss, lr = result["loss"], result["lr"]
+        return _Step(is_finite, event, loss, number, epoch, lr, net.places, rows)
 
 
 def _heeds(optimizer: Any) -> bool:

@@ -91,11 +91,14 @@ def _guessed(thing: Any) -> Iterable[Any]:
     if isinstance(thing, partial):
         return thing.func, thing.args, thing.keywords
     try:
-        return [joblib.hash(thing)]
+        digest = joblib.hash(thing)
     except Exception as error:  # of pickle, or of the object's own methods
         if kind.__module__ == "builtins" or not hasattr(thing, "__dict__"):
             raise TypeError(_unknown(thing)) from error
-    return kind.__module__, kind.__qualname__, vars(thing)
+        return kind.__module__, kind.__qualname__, vars(thing)
+    # Pickles have functions, such as that of a scorer, by their names alone.
+    held = [] if isinstance(thing, type) else getattr(thing, "__dict__", {}).values()
+    return digest, *(x for x in held if isinstance(x, types.FunctionType))
 
 
 def _unknown(thing: Any) -> str:

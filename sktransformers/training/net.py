@@ -286,14 +286,18 @@ class FineTuningNet(skorch.NeuralNet):
             self.fit_loop(X, y, epochs=self.max_epochs - n_made, **fit_params)
         except StopTraining:
             pass
-        except (KeyboardInterrupt, Diverged) as error:
+        except KeyboardInterrupt as error:
             self.stopped_by = error
+        except Diverged as error:
+            self.stopped_by = error
+            self.scheduler_.last_epoch = error.n_made  # it may have been counted already
         try:
             self.notify("on_train_end", X=X, y=y)
         except Exception as error:  # of a callback that counts on whole epochs: a search stops
             if self.stopped_by is None:
                 raise
             raise self.stopped_by from error
+        self.batches_ = None  # it holds the rows
         if self.stopped_by is not None and self.n_made == 0:
             raise self.stopped_by
         return self
@@ -309,7 +313,6 @@ class FineTuningNet(skorch.NeuralNet):
         """As skorch's, but a GPU is not waited for after every batch."""
         if iterator is None:
             return
-        n_batches = 0
         try:
             for batch in iterator:
                 self.notify("on_batch_begin", batch=batch, training=training)
@@ -317,11 +320,12 @@ class FineTuningNet(skorch.NeuralNet):
                 self.record_batch(f"{prefix}_loss", step["loss"])
                 self.record_batch(f"{prefix}_batch_size", len(batch["encoded"]))
                 self.notify("on_batch_end", batch=batch, training=training, **step)
-                n_batches += 1
             self.guard_.check()
         finally:
             for row in self.history[-1]["batches"]:
                 row.update({k: x.item() for k, x in row.items() if _is_number(x)})
+        # Those too that were made before training was killed.
+        n_batches = sum(f"{prefix}_loss" in row for row in self.history[-1]["batches"])
         self.history.record(f"{prefix}_batch_count", n_batches)
 
     def record_batch(self, name: str, value: Any) -> None:
@@ -337,12 +341,11 @@ class FineTuningNet(skorch.NeuralNet):
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
             except StopTraining:
-                stop = True
+                stop = self.is_stopping = True
             except KeyboardInterrupt as error:
                 if method_name != "on_epoch_end" or not _ends_training(callback, error):
                     raise
-                stop = True
-            self.is_stopping |= stop
+                stop = self.is_stopping = True
         if stop:
             raise StopTraining
 

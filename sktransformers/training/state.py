@@ -300,8 +300,9 @@ def _random(net: Any) -> dict[str, tuple[Tensor, Callable[[Tensor], None]]]:
 
 
 def _remembering(net: Any) -> Iterable[tuple[str, Any]]:
-    """Callbacks that remember something: those with a ``state_dict``."""
-    return [(name, x) for name, x in net.callbacks_ if hasattr(x, "state_dict")]
+    """Callbacks that give what they remember, and take it back."""
+    both = ("state_dict", "load_state_dict")
+    return [(name, x) for name, x in net.callbacks_ if all(hasattr(x, method) for method in both)]
 
 
 def _without_tensors(thing: Any, path: str, tensors: dict[str, Tensor]) -> Any:

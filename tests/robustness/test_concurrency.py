@@ -295,6 +295,27 @@ def test_parts_from_several_threads_are_learnt_one_after_the_other(make_clf, tex
     np.testing.assert_array_equal(weights(clf), weights(expected))
 
 
+def test_parts_that_a_generator_learns_are_not_lost(monkeypatch):
+    # It notes the columns of X last: meanwhile another thread must not learn.
+    generator, known = fit("generator"), KINDS["generator"]
+    check, learnt, threads = type(generator)._check_features, threading.Event(), []
+
+    def slow(self, X, reset=False):
+        if reset:
+            threads.append(threading.get_ident())
+            if threads.count(threads[0]) == 2 and threads[-1] == threads[0]:
+                learnt.wait(0.5)  # for the other thread
+        check(self, X, reset)
+
+    def learn():
+        generator.partial_fit(known.X[:4], known.y[:4])
+        learnt.set()
+
+    monkeypatch.setattr(type(generator), "_check_features", slow)
+    in_threads([learn] * 2)
+    assert len(generator.history_) == 3
+
+
 def test_prediction_while_the_estimator_is_fitted_again(make_clf):
     X = make_texts(12)[0]
     data = [make_texts(12, topics) for topics in (("food", "sea"), ("food", "sea", "city"))]
