@@ -117,6 +117,7 @@ if hasattr(os, "register_at_fork"):
     )
 # What changes torch's random state waits here, as that belongs to the process: above all, fits.
 DRAWING = Alone()
+# Registered last: a fork holds it while `_forks` works, and no other fork comes between.
 # The transformers library reads models here: meanwhile some of its classes, and of torch's
 # functions, do something else, in all threads. Who holds both took `DRAWING` first.
 READING = Alone(fork_waits=True)

@@ -73,6 +73,7 @@ from sktransformers.training.callbacks import (
     drop_unfinished,
 )
 from sktransformers.training.collapse import Collapse
+from sktransformers.training.divergence import check_finite
 from sktransformers.training.finder import RangeTest, check_range
 from sktransformers.training.frozen import Frozen
 from sktransformers.training.layer_probe import fit_layer
@@ -293,6 +294,10 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
             fitted |= new._after_training(fitted, train, validation, coding)
         except KeyboardInterrupt as error:  # what it adds is nothing that predictions need
             stopped_by = error
+        except Exception as error:
+            if stopped_by is None:
+                raise
+            raise stopped_by from error  # a search stops
 
         # Everything fitted appears at once: a fit that failed leaves what was there.
         history += [_epoch_row(row, len(history)) for row in net.history]
@@ -646,6 +651,8 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         with compacted(net, np.concatenate(ids), bool(self.verbose)) if small else nullcontext():
             with prepared_for_training(model.backbone, options.backbone):
                 net.fit(rows)
+                if net.stopped_by is None and not self._is_trial:
+                    check_finite(net)
             return net, Moments.of(net).small()
 
     def _needs_all_rows(self, model: Any) -> bool:

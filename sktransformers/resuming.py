@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from numbers import Integral
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -137,12 +138,22 @@ def _parameters(estimator: Any, options: Options, whole: bool) -> dict[str, Any]
     params = estimator.get_params(deep=False)
     backbone = options.backbone.get_params()
     return {
-        "class": type(estimator).__name__,
+        "class": _code(type(estimator)),
         **{name: value for name, value in params.items() if name not in others},
         **{f"backbone__{name}": x for name, x in backbone.items() if name not in _ORIGIN},
         "memory__dtype": options.cache.dtype,
         "device": [options.device.type, str(options.precision)],
     }
+
+
+def _code(kind: type) -> list[Any]:
+    """A class, and the methods of it and its bases that are not of these libraries."""
+    methods = [
+        [method for method in vars(base).values() if isinstance(method, FunctionType)]
+        for base in kind.__mro__
+        if base.__module__.partition(".")[0] not in {"builtins", "sklearn", "sktransformers"}
+    ]
+    return [kind.__module__, kind.__qualname__, [each for each in methods if each]]
 
 
 def _told(estimator: Any, options: Options) -> dict[str, str]:

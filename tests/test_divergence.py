@@ -213,6 +213,22 @@ def test_a_real_one(make_clf):
         assert all(w.isfinite().all() for w in weights(clf).values())
 
 
+class Break(Callback):
+    """Leaves a weight that is no number behind the last step."""
+
+    def on_train_end(self, net, **kwargs):
+        with torch.no_grad():
+            net.module_.head.out.weight[0, 0] = float("inf")
+
+
+def test_weights_that_are_no_numbers_are_no_result(make_clf):
+    clf = make_clf(max_epochs=1, callbacks=[Break()])
+    with pytest.raises(FloatingPointError, match="weights that are not finite"):
+        clf.fit(X, Y)
+    assert not hasattr(clf, "model_")
+    assert clf.set_params(callbacks=None).fit(X, Y).n_iter_ == 1
+
+
 def test_no_false_alarm(make_clf):
     """Weights near zero, batches in which next to nothing weighs, targets far from each other."""
     weight = np.where(np.arange(40) < 20, 1e-30, 1.0)

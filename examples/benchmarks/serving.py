@@ -175,11 +175,18 @@ def main():
             print("| --- " * 11 + "|")
             print("| before | " + "| " * 7 + f"| {' | '.join(resources(server))} |", flush=True)
             runs = [*((n, 1) for n in args.clients), args.overload]
+            after = []
             for n, texts in runs * args.rounds:
                 found, elapsed = asyncio.run(load(port, expected, n, texts, args.seconds))
                 row = [str(n), str(texts), *found.row(elapsed), *resources(server)]
                 print(f"| {' | '.join(row)} |", flush=True)
                 errors += found.errors
+                after.append([float(x) for x in resources(server)])
+                if (found.refused > 0) != (n == args.overload[0]):
+                    errors.append(f"{n} clients: {found.refused} refused")
+            for one, other in zip(after[len(runs) - 1], after[-1]):  # MB, open files, threads
+                if other > 1.05 * one + 1:
+                    errors.append(f"not flat: {after}")
         finally:
             begin = time.perf_counter()
             server.terminate()

@@ -138,6 +138,6 @@ class Continue(Callback):
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         if len(net.history) == self.n_epochs:
-            n_steps = sum(len(row["batches"]) for row in net.history)
+            n_steps = sum(row["train_batch_count"] for row in net.history)
             place = Place(n_steps, None, False, [net.rng.bit_generator.state], [])
             self.states.keep(State.of(net, place), self.came_from)

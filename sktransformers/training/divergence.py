@@ -146,6 +146,23 @@ class Guard:
         return _Step(is_finite, event, loss, number, epoch, lr, net.places, rows)
 
 
+def check_finite(net: Any) -> None:
+    """Look at the weights that training has left: the last step may have been too large.
+
+    Raises
+    ------
+    Diverged
+        If some are no numbers.
+    """
+    groups = net.optimizer_.param_groups
+    flags = [p.detach().isfinite().all().to(net._device()) for g in groups for p in g["params"]]
+    if flags and not torch.stack(flags).all():
+        raise Diverged(
+            f"Training ended with weights that are not finite, at a learning rate of "
+            f"{net.optimizer_.defaults['lr']:.3g}. Nothing is fitted anew. A smaller lr may help."
+        )
+
+
 def _heeds(optimizer: Any) -> bool:
     """Whether an optimizer reads ``found_inf``, and all that happens in its step with it."""
     decays = any(group["decoupled_decay"] for group in optimizer.param_groups)  # which would wait

@@ -1,11 +1,11 @@
 """Digests of content, by which a training is known again."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import types
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import joblib
@@ -17,7 +17,7 @@ from sktransformers.training import store
 
 _FORMAT = 3  # of the files, and of what their numbers mean
 # With others, training may go another way.
-_VERSIONS = ("sktransformers", "torch", "transformers", "numpy")
+_VERSIONS = ("sktransformers", "torch", "transformers", "numpy", "scikit-learn", "peft")
 
 
 def fingerprint(*things: Any, guess: bool = False) -> str:
@@ -38,12 +38,18 @@ def fingerprint(*things: Any, guess: bool = False) -> str:
         If something is of another type, such as a function, or cannot even be guessed.
     """
     digest = hashlib.blake2b(digest_size=16)
-    versions = [importlib.metadata.version(name) for name in _VERSIONS]
     try:
-        _feed(digest, (_FORMAT, versions, things), guess)
+        _feed(digest, (_FORMAT, [_version(name) for name in _VERSIONS], things), guess)
     except RecursionError as error:  # it holds itself
         raise TypeError("what holds itself cannot be told from others by its content") from error
     return digest.hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # not all are required
+        return ""
 
 
 def _feed(digest: Any, thing: Any, guess: bool) -> None:
@@ -88,7 +94,7 @@ def _guessed(thing: Any) -> Iterable[Any]:
         closed = [cell.cell_contents for cell in thing.__closure__ or ()]
         what = thing.__code__, thing.__defaults__, thing.__kwdefaults__, closed
         return thing.__module__, thing.__qualname__, *what
-    if isinstance(thing, partial):
+    if isinstance(thing, functools.partial):
         return thing.func, thing.args, thing.keywords
     try:
         digest = joblib.hash(thing)

@@ -297,7 +297,7 @@ class FineTuningNet(skorch.NeuralNet):
             if self.stopped_by is None:
                 raise
             raise self.stopped_by from error
-        self.batches_ = None  # it holds the rows
+        self.batches_ = self.train_split = None  # they hold the rows
         if self.stopped_by is not None and self.n_made == 0:
             raise self.stopped_by
         return self

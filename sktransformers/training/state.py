@@ -79,7 +79,10 @@ class State:
         tensors = {f"weights/{name}": tensor for name, tensor in _changing(net)} | moments
         tensors |= {f"random/{name}": state for name, (state, _) in _random(net).items()}
         # Long histories would not fit the header of a file.
-        rows = json.dumps(list(net.history), default=_plain).encode()
+        # Of the batches, only those of an epoch that is not finished are needed again.
+        n_epochs = len(net.history) - (place.n_batches is not None)
+        whole = [{**row, "batches": []} for row in net.history[:n_epochs]]
+        rows = json.dumps([*whole, *net.history[n_epochs:]], default=_plain).encode()
         tensors["history"] = torch.frombuffer(bytearray(rows), dtype=torch.uint8)
         callbacks = {
             name: _without_tensors(callback.state_dict(), f"callbacks/{name}", tensors)
@@ -87,7 +90,7 @@ class State:
         }
         schedule = net.schedule.state_dict() if isinstance(net.schedule, Plateau) else None
         about = {
-            "n_epochs": len(net.history) - (place.n_batches is not None),
+            "n_epochs": n_epochs,
             "n_steps": place.n_steps,
             "n_batches": place.n_batches,
             "is_finished": place.is_finished,
@@ -136,9 +139,9 @@ class State:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def _load_into(self, net: Any, generators: list[np.random.Generator]) -> "Place":
-        about, random = self.about, _random(net)
+        about = self.about
         own = {f"weights/{name}": tensor for name, tensor in _changing(net)}
-        own |= {f"random/{name}": state for name, (state, _) in random.items()}
+        own |= {f"random/{name}": state for name, (state, _) in _random(net).items()}
         check_alike(self.tensors, own)
         moments = Moments.of_tensors(self.tensors, about["moments"])
         _check_moments(moments, net)
@@ -158,8 +161,6 @@ class State:
             group["lr"] = group["initial_lr"] * net.schedule(step)
         net.history.extend(history[: self.n_epochs])
         net.is_stopping = self.is_finished
-        for name, (_, restore) in random.items():
-            restore(self.tensors[f"random/{name}"])
         with torch.no_grad():
             for name, tensor in _changing(net):
                 tensor.copy_(self.tensors[f"weights/{name}"])
@@ -168,7 +169,7 @@ class State:
         return Place(self.n_steps, n_batches, self.is_finished, about["generators"], batches)
 
     def remind(self, net: Any) -> None:
-        """Let callbacks remember what they knew."""
+        """Let callbacks remember what they knew, and random numbers go on from here."""
         device = next(net.module_.parameters()).device
         states = {
             name: _with_tensors(self.about["callbacks"][name], self.tensors, device)
@@ -176,6 +177,8 @@ class State:
         }
         for name, callback in _remembering(net):
             callback.load_state_dict(states[name])
+        for name, (_, restore) in _random(net).items():
+            restore(self.tensors[f"random/{name}"])
 
     def _history(self, max_epochs: int) -> list[dict[str, Any]]:
         """Rows of the history, the last of which may be of an epoch that is not finished."""

@@ -267,16 +267,16 @@ def make_room(folder: Path, max_mb: float, n_bytes: int = 0) -> bool:
     limit = max_mb * _MB - n_bytes
     if limit < 0:
         return False
-    files = []
+    known = []
     for path in folder.rglob("*"):
         try:
             found = path.lstat()
         except OSError:  # another process has just deleted it
             continue
         if stat.S_ISREG(found.st_mode):
-            files.append((found.st_mtime_ns, found.st_size, path))
-    total = sum(size for _, size, _ in files)
-    for _, size, path in sorted(files):
+            known.append((found.st_mtime_ns, found.st_size, path))
+    total = sum(size for _, size, _ in known)
+    for _, size, path in sorted(known):
         if total <= limit:
             break
         path.unlink(missing_ok=True)

@@ -355,6 +355,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=None, help="of the moments of the kills")
     args = parser.parse_args()
+    if args.fits and args.rounds < 4:
+        parser.error("--rounds: at least 4, whose quarters are compared")
     seed = args.seed if args.seed is not None else int(np.random.SeedSequence().entropy) % 2**32
     print(vars(args), f"kills by seed {seed}", flush=True)
     warnings.filterwarnings("ignore")
