@@ -608,8 +608,8 @@ class BackTranslation(Augmenter):
         self.random_state = random_state
 
     def _check(self) -> None:
-        loading.as_backbone(self.forward)
-        loading.as_backbone(self.backward)
+        loading.as_backbone(self.forward, "forward")
+        loading.as_backbone(self.backward, "backward")
         _device(self.device, None)
 
     def _prepare(self, there: Surroundings) -> Draw:

@@ -469,7 +469,10 @@ class TransformerEstimator(CallbackSupportMixin, FittedTransformer):
         data = Data(rows, y, weights, coding.encode(y, weights, "y"), X, kept)
         kept = np.flatnonzero(data.targets.row_weights)  # once more: a class may weigh nothing
         if len(kept) == 0:
-            raise ValueError("Every row of X weighs nothing: there is nothing to learn from.")
+            raise ValueError(
+                "Every row of X weighs nothing, by its sample_weight or class_weight: there is "
+                "nothing to learn from."
+            )
         return data.take(kept), coding
 
     def _build(self, options: Options, coding: Any) -> dict[str, Any]:

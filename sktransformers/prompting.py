@@ -384,11 +384,13 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
             return super()._fit(X, y, sample_weight, X_val, y_val, in_part, **names)
         options = self._check_options()
         earlier = self if self.warm_start and self.__sklearn_is_fitted__() else None
+        rows: Sequence[Any] = []
         if X is not None:
-            coding = self._check_data(X, y, sample_weight, earlier, {})[1]
+            train, coding = self._check_data(X, y, sample_weight, earlier, {})
+            rows = train.rows[:1]
         else:
-            rows = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
-            for name, given in rows.items():
+            of_rows = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
+            for name, given in of_rows.items():
                 if given is not None:
                     raise ValueError(f"{name} was passed, but X is None: there are no rows.")
             coding = self._named_classes(y)
@@ -411,6 +413,7 @@ class Text2TextClassifier(ClassScores, AnsweringEstimator):
             new.__dict__.update(history_=[], n_iter_=0, n_samples_seen_=0, _held_out=None)
             for name in ("net_", "lr_", "_moments", "_reservoir"):
                 new.__dict__.pop(name, None)
+        new._make_encoder(model, new.tokenizer_, new.max_length_).encode(rows)  # there is room
         self.__dict__ = new.__dict__  # at once
         return self
 

@@ -22,7 +22,12 @@ from sktransformers.inputs.answers import TextCoding, check_answers
 from sktransformers.inputs.encoding import Counts, users_level
 from sktransformers.inputs.prompts import Row, SourceEncoder, Template, end_id
 from sktransformers.inputs.sources import as_sources, with_prefix
-from sktransformers.modules.decoding import check_length, given_settings, settings
+from sktransformers.modules.decoding import (
+    check_length,
+    given_settings,
+    settings,
+    try_settings,
+)
 from sktransformers.text_metrics import METRICS, check_library
 from sktransformers.training import runtime
 
@@ -325,13 +330,7 @@ class Text2TextGenerator(AnsweringEstimator):
         rows = self._fitted_rows(self._prompted(X, prefix))
         native, tokenizer = self.model_.native, self.tokenizer_
         encoder = self._make_encoder(self.model_, tokenizer, self.max_length_)
-        config = settings(
-            native,
-            given_settings(self.generation),
-            max_new_tokens=int(self.max_target_length),
-            pad_id=encoder.pad_id,
-            end=end_id(tokenizer),
-        )
+        config = self._settings(native, tokenizer, encoder.pad_id)
         check_length(native, self.max_length_, config.max_new_tokens)
         predictor = self._predictor(self.model_, encoder.pad_id)
         predictor = predictor._replace(max_batch_tokens=self.max_batch_tokens)
@@ -405,6 +404,25 @@ class Text2TextGenerator(AnsweringEstimator):
         if self.scoring is None:
             check_library(self.metric)
         return super()._check_options()
+
+    def _build(self, options: Options, coding: Any) -> dict[str, Any]:
+        fitted = super()._build(options, coding)
+        if self.generation:  # what the model refuses would else show after training
+            model, tokenizer = fitted["model_"], fitted["tokenizer_"]
+            encoder = self._make_encoder(model, tokenizer, fitted["max_length_"])
+            config = self._settings(model.native, tokenizer, encoder.pad_id)
+            try_settings(model.native, config, tokenizer)
+        return fitted
+
+    def _settings(self, native: Any, tokenizer: Any, pad_id: int) -> GenerationConfig:
+        """How answers are written."""
+        return settings(
+            native,
+            given_settings(self.generation),
+            max_new_tokens=int(self.max_target_length),
+            pad_id=pad_id,
+            end=end_id(tokenizer),
+        )
 
     def _most_new_tokens(self) -> int:
         asked = given_settings(self.generation).get("max_new_tokens") or 0

@@ -651,7 +651,7 @@ BAD_PARAMETERS = {
     "backbone": (SynonymReplacement(backbone=3), "backbone must be a hub id"),
     "top_k": (MaskedReplacement(top_k=0), "'top_k' parameter"),
     "device": (MaskedReplacement(device="abacus"), "device='abacus' is no device"),
-    "models": (BackTranslation(3, "x"), "backbone must be a hub id"),
+    "models": (BackTranslation(3, "x"), "forward must be a hub id"),
     "temperature": (BackTranslation("x", "y", temperature=0), "'temperature' parameter"),
 }
 

@@ -13,7 +13,7 @@ from conftest import make_texts
 from sklearn.exceptions import NotFittedError
 from sklearn.svm import SVC
 
-from sktransformers import AdamW, Backbone, BatchHistory, Linear
+from sktransformers import AdamW, Backbone, BatchHistory, Linear, LoRA, MLPHead
 from sktransformers.training import loading
 
 X, Y = make_texts(12)
@@ -236,8 +236,18 @@ NEEDS_LOADING = {
     "longer than positions": Bad(
         "max_length=65 is more than the 64 tokens", params={"max_length": 65}
     ),
+    "decay of the head beyond nothing": Bad(
+        r"weight_decay=0\.01 and head_lr=1e\+03",
+        params={"optimizer": AdamW(head_lr=1e3), "weight_decay": 0.01},
+    ),
+    "rank beyond the width": Bad(
+        r"LoRA\(r=1000\) is more than the width", params={"finetune": LoRA(r=1000)}
+    ),
+    "size that is no number": Bad(
+        "'hidden_sizes' parameter", params={"head": MLPHead(hidden_sizes=(True,))}
+    ),
     "decay beyond nothing": Bad(
-        "weight_decay=300 and lr=0.01 contradict each other",
+        r"weight_decay=300 and head_lr=0\.1 \(lr=0\.01\) contradict each other",
         params={"weight_decay": 300, "lr": 1e-2},
     ),
     "no room for text": Bad("max_length=2 leaves no room", params={"max_length": 2}),

@@ -385,6 +385,11 @@ def assert_same_weights(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
+def test_zero_shot_says_at_once_that_there_is_no_room(make):
+    with pytest.raises(ValueError, match="max_length=1 leaves no room"):
+        make(finetune=None, max_length=1).fit(*topics(12))
+
+
 def test_zero_shot_trains_nothing(make, prompted):
     X, y = topics(12)
     named = make(finetune=None).fit(X, y)

@@ -392,6 +392,24 @@ def test_bad_generation_is_refused_before_anything_is_loaded(generation, message
         make(backbone="/no/such/place", generation=generation).fit(X, Y)
 
 
+@pytest.mark.parametrize(
+    ("generation", "message"),
+    [({"repetition_penalty": -1.0}, "penalty"), ({"bad_words_ids": []}, "bad_words_ids")],
+    ids=["penalty", "words"],
+)
+def test_generation_that_the_model_refuses_is_refused_before_training(generation, message):
+    reg = make(generation=generation)
+    with pytest.raises(ValueError, match=f"generation is refused by the model: .*{message}"):
+        reg.fit(X, Y)
+    assert not hasattr(reg, "model_")
+
+
+def test_trying_the_settings_of_generation_changes_nothing():
+    one, other = (make(generation=g, max_epochs=1).fit(X, Y) for g in (None, {"do_sample": True}))
+    for name, weight in one.model_.state_dict().items():
+        assert torch.equal(weight, other.model_.state_dict()[name]), name
+
+
 # ------------------------------------------------------- templates, prefixes
 
 

@@ -171,7 +171,7 @@ def test_a_class_that_weighs_nothing(make_clf, texts, labels, batch_size):
 @pytest.mark.parametrize(
     ("validation", "message"),
     [
-        ({}, "Every row of X weighs nothing"),
+        ({}, "Every row of X weighs nothing, by its sample_weight"),
         ({"X_val": ["fish"], "y_val": ["sea"]}, "X_val weighs nothing"),
     ],
 )

@@ -37,6 +37,7 @@ def set_dropout(backbone: Any, p: float) -> None:
     ValueError
         If p is not zero and the backbone has no dropout.
     """
+    p = float(p)  # configurations take nothing else, False neither
     pooler = getattr(backbone, "pooler", None)
     above = set(pooler.modules()) if isinstance(pooler, nn.Module) else set()
     places: list[Any] = [m for m in backbone.modules() if m not in above]

@@ -5,7 +5,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import GenerationConfig
+import torch
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from sktransformers.modules.backbone import position_limit
 from sktransformers.modules.language import decoder_start
@@ -134,6 +135,39 @@ def settings(
     if native.config.is_encoder_decoder and config.decoder_start_token_id is None:
         config.decoder_start_token_id = decoder_start(native)
     return config
+
+
+def try_settings(native: Any, config: GenerationConfig, tokenizer: Any) -> None:
+    """Write one token: some of what a model refuses shows only then.
+
+    Random states stay as they were.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be written so.
+    """
+    writer, was_training = copy.copy(native), native.training
+    writer.generation_config = config
+    source = torch.full((1, 2), ids_of(config.eos_token_id)[0], device=native.device)
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            native.eval()
+            writer.generate(
+                input_ids=source,
+                attention_mask=torch.ones_like(source),
+                generation_config=config,
+                tokenizer=tokenizer,
+                stopping_criteria=StoppingCriteriaList([_at_once]),
+            )
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"generation is refused by the model: {error}") from error
+    finally:
+        native.train(was_training)
+
+
+def _at_once(ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return torch.ones(len(ids), dtype=torch.bool, device=ids.device)
 
 
 def ids_of(token: int | list[int] | None) -> list[int]:

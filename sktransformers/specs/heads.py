@@ -90,7 +90,9 @@ class MLPHead(Spec):
     def _validate_params(self):
         super()._validate_params()
         size = Interval(Integral, 1, None, closed="left")
-        if not self.hidden_sizes or not all(map(size.is_satisfied_by, self.hidden_sizes)):
+        sizes = self.hidden_sizes
+        are_sizes = all(size.is_satisfied_by(x) and not isinstance(x, bool) for x in sizes)
+        if not sizes or not are_sizes:
             raise InvalidParameterError(
                 f"The 'hidden_sizes' parameter of MLPHead must be one or more integers of at "
                 f"least 1. Got {self.hidden_sizes!r} instead."

@@ -98,8 +98,8 @@ class Loaded(NamedTuple):
     native: Any = None
 
 
-def as_backbone(backbone: Any) -> Backbone:
-    """The `Backbone` that an estimator's parameter stands for.
+def as_backbone(backbone: Any, parameter: str = "backbone") -> Backbone:
+    """The `Backbone` that a parameter of that name stands for.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def as_backbone(backbone: Any) -> Backbone:
     if not isinstance(name, (str, os.PathLike, PreTrainedModel)) or name == "":
         got = "an empty str" if isinstance(name, str) else f"one of type {type(name).__name__}"
         raise TypeError(  # without the value: a dict of options may hold a token
-            f"backbone must be a hub id, a directory, a PreTrainedModel or "
+            f"{parameter} must be a hub id, a directory, a PreTrainedModel or "
             f"sktransformers.Backbone; got {got}."
         )
     tokenizer = backbone.tokenizer

@@ -140,10 +140,12 @@ def build_optimizer(
             in_head = id(parameter) not in rates
             rate = head_lr if in_head else rates[id(parameter)]
             grouped.setdefault((in_head, -rate, parameter.ndim <= 1), []).append(parameter)
-    highest = max((-minus_rate for _, minus_rate, spared in grouped if not spared), default=0.0)
+    decayed = [(-minus_rate, in_head) for in_head, minus_rate, spared in grouped if not spared]
+    highest, in_head = max(decayed, default=(0.0, False))
     if highest * weight_decay > 1:
+        name = f"head_lr={head_lr:.3g} (lr={lr:.3g})" if in_head else f"lr={lr:.3g}"
         raise ValueError(
-            f"weight_decay={weight_decay} and lr={lr:.3g} contradict each other: a step takes the "
+            f"weight_decay={weight_decay} and {name} contradict each other: a step takes the "
             f"product of decay and rate, here up to {highest:.3g}, of each weight, and there is no "
             f"more than all of it."
         )

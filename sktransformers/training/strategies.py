@@ -7,7 +7,7 @@ from typing import Any
 from skorch.callbacks import Callback
 from torch import nn
 
-from sktransformers.modules.backbone import Parts, below_pooler, parts
+from sktransformers.modules.backbone import Parts, below_pooler, hidden_size, parts
 from sktransformers.specs import BitFit, GradualUnfreezing, LoRA
 
 # New or few parameters take, and need, larger steps than all of the pretrained weights: this many
@@ -182,6 +182,12 @@ class Adapters(Strategy):
         self._begin(model)
         backbone = model.backbone
         self._blocks = parts(backbone).blocks
+        width = hidden_size(backbone.config)
+        if self.spec.r > width:
+            raise ValueError(
+                f"LoRA(r={self.spec.r}) is more than the width {width} of the backbone "
+                f"{type(backbone).__name__}: no change of its weights has a higher rank."
+            )
         targets = self._targets(backbone)
         if not self._goes_on(backbone, targets):
             fold_adapters(backbone)
