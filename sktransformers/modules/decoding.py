@@ -149,9 +149,11 @@ def try_settings(native: Any, config: GenerationConfig, tokenizer: Any) -> None:
     """
     writer, was_training = copy.copy(native), native.training
     writer.generation_config = config
-    source = torch.full((1, 2), ids_of(config.eos_token_id)[0], device=native.device)
+    device = native.device
+    source = torch.full((1, 2), ids_of(config.eos_token_id)[0], device=device)
+    drawing = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(devices=drawing), torch.no_grad():
             native.eval()
             writer.generate(
                 input_ids=source,
