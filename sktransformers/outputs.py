@@ -167,12 +167,13 @@ class ClassScores(ClassifierMixin):
         score : float
         """
         predicted = self.predict(X)
+        n_rows = predicted.shape[0]  # a sparse matrix has no length
         y = self._scored_y(y)
         if n_columns(y) is None:
-            y = check_labels(y, len(predicted), type(self).__name__)
+            y = check_labels(y, n_rows, type(self).__name__)
         else:
-            y = self._check_y(y, range(predicted.shape[0]))
-        return accuracy_score(y, predicted, sample_weight=_given(sample_weight, predicted))
+            y = self._check_y(y, range(n_rows))
+        return accuracy_score(y, predicted, sample_weight=_given(sample_weight, n_rows))
 
     @of_one_fit
     def predict_log_proba(self, X):
@@ -553,9 +554,9 @@ def _any_labels(estimator: Any) -> bool:
     return estimator.model_.config.problem_type == IndicatorCoding.problem_type
 
 
-def _given(sample_weight: Any, rows: Sequence[Any]) -> np.ndarray | None:
+def _given(sample_weight: Any, n_rows: int) -> np.ndarray | None:
     """Checked weights, if there are any."""
-    return None if sample_weight is None else check_weights(sample_weight, len(rows))
+    return None if sample_weight is None else check_weights(sample_weight, n_rows)
 
 
 def _is_soft(loss: Any) -> bool:
@@ -606,7 +607,7 @@ class NumberOutputs(PartialFit, RegressorMixin):
         """
         predicted = self.predict(X)
         y = self._check_y(y, predicted)
-        return r2_score(y, predicted, sample_weight=_given(sample_weight, predicted))
+        return r2_score(y, predicted, sample_weight=_given(sample_weight, len(predicted)))
 
     def _check_saved_attributes(self) -> None:
         super()._check_saved_attributes()

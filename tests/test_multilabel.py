@@ -99,6 +99,9 @@ def test_numbers_of_labels(make_clf, texts, n_labels, as_y):
     # The probe has seen the frequencies.
     assert_allclose(proba.mean(axis=0), y.mean(axis=0), atol=0.25)
     assert 0 <= clf.score(texts, as_y(y)) <= 1
+    first = np.arange(48) < 12
+    weighted = clf.score(texts, as_y(y), sample_weight=first * 2.0)
+    assert_allclose(weighted, np.mean((found == y).all(axis=1)[first]))
 
 
 def test_many_labels_are_learnt(make_clf):
